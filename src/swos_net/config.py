@@ -1,0 +1,71 @@
+"""Tunables as frozen data, each default with its source.  Configuration is replaced whole, never edited."""
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class TcpConfig:
+    """TCP limits and timers; times in seconds, sizes in bytes."""
+
+    send_buffer: int = 1 << 20
+    receive_buffer: int = 1 << 21
+    # RFC 6298 2.1, 2.4, 2.5; the floor is Linux's, below the RFC's SHOULD of 1 s
+    rto_initial: float = 1.0
+    rto_min: float = 0.2
+    rto_max: float = 60.0
+    # RFC 9293 3.8.3: R2 at least 100 s for data and 3 minutes for SYN; counted in retransmissions like Linux
+    data_retries: int = 15
+    syn_retries: int = 6
+    syn_ack_retries: int = 5
+    delayed_ack: float = 0.04          # RFC 9293 3.8.6.3: below 0.5 s
+    time_wait: float = 60.0            # 2 MSL
+    fin_wait_2: float = 60.0           # an orphan's life in FIN-WAIT-2
+    keepalive_idle: float = 7200.0     # RFC 9293 3.8.4
+    keepalive_interval: float = 75.0
+    keepalive_probes: int = 9
+    persist_max: float = 60.0          # RFC 9293 3.8.6.1
+    initial_window_segments: int = 10  # RFC 6928
+    timestamps: bool = True            # RFC 7323
+    window_scaling: bool = True
+    sack: bool = True                  # RFC 2018
+    congestion: str = "reno"
+
+
+@dataclass(frozen=True, slots=True)
+class NeighborConfig:
+    """RFC 4861 section 10; times in seconds."""
+
+    reachable_time: float = 30.0
+    retransmit_timer: float = 1.0
+    delay_first_probe: float = 5.0
+    max_multicast_solicit: int = 3
+    max_unicast_solicit: int = 3
+    cache_size: int = 1024
+    held_packets: int = 16
+    dad_transmits: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class ReassemblyConfig:
+    """Limits on fragments in flight (RFC 791 3.2, RFC 8200 4.5, RFC 8900)."""
+
+    timeout: float = 30.0
+    datagrams: int = 64
+    bytes: int = 4 << 20
+    fragments_per_datagram: int = 64
+
+
+@dataclass(frozen=True, slots=True)
+class StackConfig:
+    """Everything tunable of one stack."""
+
+    tcp: TcpConfig = field(default_factory=TcpConfig)
+    neighbor: NeighborConfig = field(default_factory=NeighborConfig)
+    reassembly: ReassemblyConfig = field(default_factory=ReassemblyConfig)
+    hop_limit: int = 64
+    icmp_errors_per_second: float = 1000.0  # RFC 1812 4.3.2.8, RFC 4443 2.4 (f)
+    icmp_error_burst: int = 50
+    max_connections: int = 65536
+    max_endpoints: int = 65536
+    udp_receive_buffer: int = 212992
+    half_open_limit: int = 4096
