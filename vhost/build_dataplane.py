@@ -18,7 +18,7 @@ for module in MODULES:
     ffibuilder.cdef(NOT_DECLARATIONS.sub("", (HERE / f"{module}.h").read_text()))
 ffibuilder.cdef("const char *dataplane_version(void);")
 
-compile_args = ["-std=c11", "-O2", "-g", "-D_GNU_SOURCE"]
+compile_args = ["-std=c11", "-O3", "-g", "-D_GNU_SOURCE"]
 link_args = []
 if os.environ.get("SWOS_NET_WARNINGS_AS_ERRORS"):
     # cffi's own generated code is not ours to mend: it leaves parameters unused.

@@ -1,0 +1,38 @@
+# make demo [GUEST=x86_64]   boot a guest, serve its network card, fetch files over IPv4 and IPv6
+# make test                  everything: unit, property, interoperation and guest tests
+# make bench                 the benchmarks, with the peers where they can be had
+# make lint                  import layers, C warnings as errors
+# Each sets the machine up first and says what it installs: Python packages go into .venv, system packages through apt.
+
+PYTHON ?= python3
+VENV ?= .venv
+GUEST ?= aarch64
+JOBS ?= 2
+PYTEST_ARGS ?=
+
+SETUP = $(PYTHON) examples/lab/setup_host.py --venv $(VENV)
+
+.PHONY: demo test bench lint clean
+
+demo:
+	$(PYTHON) examples/demo.py --guest $(GUEST)
+
+# Tests that share something (guests, CPU time) carry the same xdist_group and so run one after another.
+test:
+	$(SETUP) --for test
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+
+bench:
+	$(SETUP) --for bench
+	$(VENV)/bin/python benchmarks/run.py
+
+lint:
+	$(SETUP) --for test
+	$(VENV)/bin/lint-imports
+	$(CC) -std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -fsyntax-only vhost/*.c
+
+# Fetched guests stay in the cache folder (~/.cache/swos_net/lab or $$SWOS_NET_CACHE).
+clean:
+	rm -rf $(VENV) .tox build dist *.egg-info src/*.egg-info .pytest_cache .hypothesis .import_linter_cache
+	rm -f src/swos_net/_dataplane*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,43 @@
+"""What the runtime asks of a device: frames in bursts, with the offload metadata of each."""
+
+from typing import Protocol
+
+from swos_net.dataplane.batch import Batch
+from swos_net.dataplane.burst import Burst
+from swos_net.link import LinkFeatures
+
+
+class Device(Protocol):
+    """A source and sink of frames; never blocks.
+
+    `link` is replaced when the other end negotiates anew.  `link_up` is False while nobody is at the other end.
+    """
+
+    link: LinkFeatures
+    link_up: bool
+
+    def fileno(self) -> int:
+        """A descriptor that is readable when `receive` may have something, or when a full link has room again."""
+
+    def receive(self, burst: Burst) -> int:
+        """Fills a cleared burst; returns how many frames it holds, 0 when there is nothing more for now.
+
+        After 0 the descriptor becomes readable when there is.  OSError when the device is gone for good.
+        """
+
+    def release(self, burst: Burst) -> None:
+        """Takes the buffers of a received burst back; comes before the next `receive`."""
+
+    def transmit(self, batch: Batch) -> bool:
+        """Sends a sealed batch.  False: no room for the rest of it now; call again with the same batch when the
+        descriptor is readable (or `wants_write` says to wait for writability)."""
+
+    @property
+    def wants_write(self) -> bool:
+        """Whether the descriptor's writability, not its readability, says when there is room."""
+
+    def counters(self) -> dict[str, int]:
+        """Frames, bytes and drops, by name."""
+
+    def close(self) -> None:
+        """Gives everything back; idempotent."""

@@ -1,0 +1,412 @@
+"""A guest's network card whose other end is this process: frames from and to a vhost-user front-end such as QEMU.
+
+Read first: session.py, rings.py.  This module joins them with a socket and keeps one descriptor that tells when there
+is something to do; it never waits, starts no thread and needs no event loop of its own.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import select
+import socket
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+from swos_net.dataplane.batch import link_limits
+from swos_net.device.vhost_user.connection import Connection, close_fds
+from swos_net.device.vhost_user.features import Feature, mask, with_requirements
+from swos_net.device.vhost_user.message import ProtocolError, parse_request
+from swos_net.device.vhost_user.rings import RingPort, Rings, poke
+from swos_net.device.vhost_user.session import DEVICE_FEATURES, Session
+from swos_net.device.vhost_user.timer import timer_open, timer_set
+from swos_net.errors import os_error
+from swos_net.link import LinkFeatures, Medium, Offload
+
+log = logging.getLogger(__name__)
+
+# sockaddr_un.sun_path holds 108 bytes, the last one 0.
+PATH_BYTES_MAX = 107
+QUEUE_PAIRS_MAX = 128  # M9: a ring index has 8 bits in SET_VRING_KICK
+# T5: messages handled and empty-handed looks at rings made before the caller gets its turn.
+MESSAGES_PER_WAKE = 256
+FRUITLESS_LOOKS = 8
+# Connecting to a front-end that is not there yet, in seconds.
+RETRY_FIRST, RETRY_LAST = 0.1, 2.0
+# Ethernet header and the largest IP packet.
+SUPER_FRAME_MAX = 14 + 65535
+
+ABSENT = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
+
+
+class VhostUserDevice:
+    """One vhost-user back-end for a network card, and the device of an Ethernet link.
+
+    `path` is the socket's.  As "listen" the front-end connects to it; as "connect" a front-end (QEMU's `server=on`)
+    listens there, and may come and go.  `mac` is our address on the link, a random one when it is None.  `mtu` holds
+    where the front-end does not say (`host_mtu`).  `features_off` are `Feature` numbers not to offer.
+    `event(name, **details)` is told of: connected, negotiated(features), mtu_set(mtu), ring_started(index),
+    ring_stopped(index), ring_broken(index, check), link_up, link_down, guest_moved(address), memory_can_shrink,
+    kicked_in_vain(index), warning(text), protocol_error(message, check, text), disconnected(reason).
+
+    OSError when the socket cannot be made.  Not thread-safe; nothing here blocks.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike,
+        *,
+        role: str = "listen",
+        queue_pairs: int = 1,
+        mac: bytes | None = None,
+        mtu: int = 1500,
+        features_off: Iterable[int] = (),
+        event: Callable[..., None] | None = None,
+    ):
+        self.path = os.fspath(path)
+        if len(os.fsencode(self.path)) > PATH_BYTES_MAX:
+            raise os_error(errno.ENAMETOOLONG, f"a socket's path has at most {PATH_BYTES_MAX} bytes: {self.path}")
+        if role not in ("listen", "connect"):
+            raise ValueError(f'role is "listen" or "connect", not {role!r}')
+        if not 1 <= queue_pairs <= QUEUE_PAIRS_MAX:
+            raise ValueError(f"a network card has 1 to {QUEUE_PAIRS_MAX} queue pairs, not {queue_pairs}")
+        if mac is None:
+            # IEEE 802: locally administered, not a group
+            mac = b"\x02" + os.urandom(5)
+        elif len(mac) != 6 or mac[0] & 1:
+            raise ValueError("mac is the 6 bytes of a unicast address")
+        self.link = LinkFeatures(Medium.ETHERNET, mtu, bytes(mac), Offload.NONE, 14 + mtu)
+        self.link_up = False
+        self._limits = link_limits(self.link)
+        self._mtu = mtu
+        self._guest_mtu: int | None = None
+        self._role = role
+        self._offered = with_requirements(DEVICE_FEATURES & ~mask(*features_off))
+        self._event = event
+        self._counters = dict.fromkeys(("connections", "protocol_errors", "rings_broken", "transmit_discarded"), 0)
+        self._connection: Connection | None = None
+        self._session: Session | None = None
+        self._held: RingPort | None = None
+        self._held_burst = None
+        self._transmit_port: RingPort | None = None
+        self._closed = False
+        self._retry_delay = RETRY_FIRST
+        self._listener: socket.socket | None = None
+        self._listener_identity: tuple[int, int] | None = None
+        self._poller = select.epoll()
+        # Readable while rings have work that no other descriptor tells of.
+        self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._awake = False
+        self._timer = -1
+        self._rings = Rings(queue_pairs, self._poller, self._notified)
+        try:
+            self._poller.register(self._wake, select.EPOLLIN)
+            if role == "listen":
+                self._listen()
+            else:
+                self._timer = timer_open()
+                self._poller.register(self._timer, select.EPOLLIN)
+                self._connect(first=True)
+        except BaseException:
+            self.close()
+            raise
+
+    # the device's protocol
+
+    def fileno(self) -> int:
+        """Readable when receive() has something to do, or transmit() can go on."""
+        return self._poller.fileno()
+
+    def receive(self, burst) -> int:
+        """Handles what the front-end said, then takes frames of one ring into a Burst that is empty.
+
+        Returns how many; 0 when there is nothing now.  After any other number `release()` comes before the next call.
+        """
+        if self._held is not None:
+            raise RuntimeError("release() the burst before the next receive()")
+        self.handle_ready()
+        busy = self._rings.busy
+        looks = len(busy) + FRUITLESS_LOOKS
+        while busy and looks:
+            looks -= 1
+            port = busy[0]
+            # Fair between rings: this one is last next time.
+            busy.rotate(-1)
+            taken = port.vring.receive(burst, discard=not port.enabled)
+            if taken == 0:
+                self._rings.settle(port)
+            elif taken < 0:
+                burst.clear()
+                self._rings.ring_broke(port)
+            elif len(burst):
+                self._held, self._held_burst = port, burst
+                self._set_awake(self._rings.work_unseen)
+                return len(burst)
+            elif port.enabled:
+                # Nothing but chains without a frame; a discarding ring gives its chains back itself.
+                port.vring.release(burst)
+        self._set_awake(self._rings.work_unseen)
+        self._update_link()
+        return 0
+
+    def release(self, burst) -> None:
+        """Gives the guest back what receive() put into the burst, and clears it."""
+        port, self._held, self._held_burst = self._held, None, None
+        if port is None:
+            burst.clear()
+        else:
+            port.vring.release(burst)
+
+    def transmit(self, batch) -> bool:
+        """Sends a sealed Batch to the guest.
+
+        True when nothing of it is left to send, because it went or because there is no link.  False when the guest
+        has no more buffers: call again with the same batch once `fileno()` was readable and receive() was called.
+        """
+        port = self._transmit_port
+        if port is None:
+            self._counters["transmit_discarded"] += batch.c.count - batch.c.next
+            return True
+        result = port.vring.transmit(batch, self._limits)
+        if result < 0:
+            self._counters["transmit_discarded"] += batch.c.count - batch.c.next
+            self._rings.ring_broke(port)
+            self._update_link()
+        return result <= 0
+
+    def handle_ready(self) -> None:
+        """Everything receive() does except taking frames: messages first, then kicks.  Not while a burst is out."""
+        if self._held is not None:
+            return
+        ready = dict(self._poller.poll(0))
+        # A kick can overtake the message that enables its ring: messages first.
+        if self._connection is not None:
+            events = ready.pop(self._connection.fileno(), 0)
+        else:
+            if self._listener is not None and self._listener.fileno() in ready:
+                self._accept()
+            elif self._timer in ready:
+                self._connect()
+            events = select.EPOLLIN if self._connection is not None else 0
+        if events:
+            self._serve(events)
+        self._rings.kicked(ready)
+        self._update_link()
+        self._set_awake(self._rings.work_unseen)
+
+    def counters(self) -> dict[str, int]:
+        """Since the device was made; `receive_*` is what came from the guest, `transmit_*` what went to it."""
+        counters = dict(self._counters)
+        counters["rings_broken"] = self._rings.broken
+        for direction, ports in (("receive", self._rings.ports[1::2]), ("transmit", self._rings.ports[::2])):
+            for name in ("frames", "bytes", "dropped", "bursts", "signals", "kicks"):
+                counters[f"{direction}_{name}"] = sum(getattr(port.vring, name) for port in ports)
+        return counters
+
+    def close(self) -> None:
+        """Gives everything back to front-end and kernel; may be called twice."""
+        if self._closed:
+            return
+        self._closed = True
+        if self._held is not None:
+            self.release(self._held_burst)
+        self._end_connection()
+        self._stop_listening()
+        self._rings.close()
+        self._poller.close()
+        close_fds([fd for fd in (self._wake, self._timer) if fd >= 0])
+
+    # the socket
+
+    def _listen(self) -> None:
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            _remove_stale_socket(self.path)
+            sock.bind(self.path)
+            # Whoever may connect has the guest's traffic.  Nobody can before listen(), so there is no gap.
+            os.chmod(self.path, 0o600)
+            status = os.stat(self.path)
+            sock.listen(1)
+        except (FileNotFoundError, PermissionError) as error:
+            sock.close()
+            raise os_error(error.errno, f"{self.path}: the directory of the socket has to be there and writable") from None
+        except BaseException:
+            sock.close()
+            raise
+        self._listener_identity = status.st_dev, status.st_ino
+        self._listener = sock
+        self._poller.register(sock, select.EPOLLIN)
+
+    def _stop_listening(self) -> None:
+        if self._listener is None:
+            return
+        # T2: closed after the poller forgot it.
+        self._poller.unregister(self._listener)
+        with contextlib.suppress(OSError):
+            status = os.stat(self.path)
+            if (status.st_dev, status.st_ino) == self._listener_identity:
+                os.unlink(self.path)
+        self._listener.close()
+        self._listener = None
+
+    def _accept(self) -> None:
+        try:
+            sock, _address = self._listener.accept()
+        except OSError as error:
+            # The peer may have gone again.
+            log.info("%s: nobody there to accept: %s", self.path, error)
+            return
+        # One front-end at a time: another one waits in the backlog until this one has gone.
+        self._poller.modify(self._listener, 0)
+        self._begin_connection(sock)
+
+    def _connect(self, *, first: bool = False) -> None:
+        timer_set(self._timer, 0)
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            sock.connect(self.path)
+        except OSError as error:
+            sock.close()
+            if first and error.errno not in ABSENT:
+                raise
+            self._retry_later()
+            return
+        self._begin_connection(sock)
+
+    def _retry_later(self) -> None:
+        timer_set(self._timer, self._retry_delay)
+        self._retry_delay = min(2 * self._retry_delay, RETRY_LAST)
+
+    # one connection
+
+    def _begin_connection(self, sock: socket.socket) -> None:
+        self._connection = Connection(sock)
+        self._session = Session(self._rings, len(self._rings.ports) // 2, self._offered)
+        self._guest_mtu = None
+        self._counters["connections"] += 1
+        self._poller.register(self._connection, select.EPOLLIN)
+        self._notified("connected")
+
+    def _end_connection(self) -> None:
+        """T1, T2: rings stop, memory goes, and each descriptor leaves the poller before it is closed."""
+        if self._connection is None:
+            return
+        self._rings.close()
+        self._poller.unregister(self._connection)
+        self._connection.close()
+        self._connection = self._session = None
+        self._update_link()
+
+    def _lost(self, reason: str) -> None:
+        self._end_connection()
+        self._notified("disconnected", reason=reason)
+        if self._role == "listen":
+            self._poller.modify(self._listener, select.EPOLLIN)
+        else:
+            self._retry_later()
+
+    def _serve(self, events: int) -> None:
+        """Handles the messages that are there; a front-end waits for the answers, so they go at once."""
+        connection = self._connection
+        unsent = connection.unsent
+        try:
+            if events & select.EPOLLOUT:
+                connection.flush()
+            for _ in range(MESSAGES_PER_WAKE):
+                received = connection.receive()
+                if received is None:
+                    break
+                self._handle(*received)
+        except EOFError as error:
+            self._lost(str(error))
+        except ProtocolError as error:
+            self._counters["protocol_errors"] += 1
+            log.warning("%s: connection closed: %s", self.path, error)
+            self._notified("protocol_error", message=error.message_name, check=error.check_id, text=error.text)
+            self._lost("protocol error")
+        except OSError as error:
+            self._lost(str(error))
+        else:
+            if connection.unsent != unsent:
+                self._poller.modify(connection, select.EPOLLIN | (select.EPOLLOUT if connection.unsent else 0))
+
+    def _handle(self, header, payload: bytes, fds: list[int]) -> None:
+        try:
+            self._session.message_received(parse_request(header, payload, len(fds)), fds)
+        finally:
+            # M3: what nobody took is closed, whatever happened.
+            close_fds(fds)
+        for reply in self._session.messages_to_send():
+            self._connection.send(reply)
+
+    # what the rings and the session tell
+
+    def _notified(self, name: str, **details) -> None:
+        if name == "negotiated":
+            self._retry_delay = RETRY_FIRST
+            self._replace_link()
+        elif name == "mtu_set":
+            self._guest_mtu = details["mtu"]
+            self._replace_link()
+        elif name == "ring_broken":
+            log.warning("%s: ring %d broken: %s", self.path, details["index"], details["check"])
+        elif name == "kicked_in_vain":
+            log.warning(
+                "%s: ring %d is kicked but its memory is all zero: is share=on set for the guest's memory?",
+                self.path,
+                details["index"],
+            )
+        else:
+            log.info("%s: %s %s", self.path, name, details or "")
+        if self._event is not None:
+            self._event(name, **details)
+
+    def _replace_link(self) -> None:
+        features = (self._session.features if self._session is not None else None) or 0
+        offloads = Offload.NONE
+        if features >> Feature.GUEST_CSUM & 1:
+            offloads |= Offload.CHECKSUM
+            for bit, offload in ((Feature.GUEST_TSO4, Offload.TSO4), (Feature.GUEST_TSO6, Offload.TSO6)):
+                if features >> bit & 1:
+                    offloads |= offload
+        # 5.1.4.1: a guest without the feature does not know of the front-end's MTU.
+        mtu = self._guest_mtu if self._guest_mtu and features >> Feature.MTU & 1 else self._mtu
+        frame_max = SUPER_FRAME_MAX if offloads & (Offload.TSO4 | Offload.TSO6) else 14 + mtu
+        self.link = replace(self.link, mtu=mtu, offloads=offloads, frame_max=frame_max)
+        self._limits = link_limits(self.link)
+
+    def _update_link(self) -> None:
+        self._transmit_port = self._rings.usable_pair()
+        up = self._transmit_port is not None
+        if up != self.link_up:
+            self.link_up = up
+            self._notified("link_up" if up else "link_down")
+
+    def _set_awake(self, awake: bool) -> None:
+        if awake != self._awake:
+            self._awake = awake
+            if awake:
+                poke(self._wake)
+            else:
+                os.eventfd_read(self._wake)
+
+
+def _remove_stale_socket(path: str) -> None:
+    """Removes a socket file that nobody listens on; OSError EADDRINUSE for anything else that is there."""
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+    except FileNotFoundError:
+        return
+    if not is_socket:
+        raise os_error(errno.EADDRINUSE, f"{path} is there and is not a socket; remove it or choose another path")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)
+            return
+        except BlockingIOError:
+            # Its backlog is full: it lives.
+            pass
+    raise os_error(errno.EADDRINUSE, f"another process listens on {path}; end it or choose another path")

@@ -1,0 +1,1 @@
+"""ICMP behaviour of both families: errors and echo."""

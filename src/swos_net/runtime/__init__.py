@@ -1,0 +1,1 @@
+"""Everything that waits: joins a stack, its devices and a clock."""

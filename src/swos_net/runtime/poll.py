@@ -1,0 +1,105 @@
+"""The body of every loop: bursts in, time, batches out.  The one place that pulls.
+
+Who waits (an asyncio loop, a thread, a test's clock) calls `Poller.poll` when a device's descriptor is readable, when
+the deadline has come, or when the stack says that output appeared.
+"""
+
+from swos_net.dataplane.batch import Batch
+from swos_net.dataplane.burst import Burst
+from swos_net.stack.interface import Interface
+from swos_net.stack.stack import Stack
+
+BURSTS_PER_POLL = 16  # then others get their turn (checked again at once)
+
+
+class Port:
+    """One device on one interface, and the batch that is under way between them."""
+
+    __slots__ = ("batch", "blocked", "burst", "device", "interface")
+
+    def __init__(self, device, interface: Interface):
+        self.device = device
+        self.interface = interface
+        self.burst = Burst()
+        self.batch = Batch()
+        self.blocked = False
+
+
+class Poller:
+    """A stack and its ports."""
+
+    def __init__(self, stack: Stack):
+        self.stack = stack
+        self.ports: list[Port] = []
+        self.polls = 0
+
+    def attach(self, device, now: float, name: str = "") -> Interface:
+        """Makes an interface for a device; its addresses are added to the stack afterwards."""
+        interface = self.stack.add_interface(device.link, now, name)
+        self.ports.append(Port(device, interface))
+        return interface
+
+    def poll(self, now: float) -> bool:
+        """Does what can be done at `now`; True when there is more to do at once."""
+        self.polls += 1
+        more = False
+        for port in self.ports:
+            if self._receive(port, now):
+                more = True
+        deadline = self.stack.next_deadline()
+        if deadline is not None and deadline <= now:
+            self.stack.handle_timeout(now)
+        for port in self.ports:
+            if port.batch.count or port.interface.has_output:
+                if self._transmit(port, now):
+                    more = True
+        return more
+
+    def flush(self, now: float) -> None:
+        """Only sends what is waiting: after a call of the user."""
+        for port in self.ports:
+            if port.batch.count or port.interface.has_output:
+                self._transmit(port, now)
+
+    def next_deadline(self) -> float | None:
+        return self.stack.next_deadline()
+
+    def _receive(self, port: Port, now: float) -> bool:
+        device, burst, interface = port.device, port.burst, port.interface
+        for _ in range(BURSTS_PER_POLL):
+            burst.clear()
+            received = device.receive(burst)
+            if device.link is not interface.link:
+                interface.link_changed(device.link)
+            port.blocked = False  # what made the descriptor readable may have been room
+            if not received:
+                return False
+            try:
+                self.stack.receive_burst(interface, burst, now)
+            finally:
+                device.release(burst)
+            if interface.has_output:
+                self._transmit(port, now)
+        return True
+
+    def _transmit(self, port: Port, now: float) -> bool:
+        """True when the work was cut short although the device still took frames."""
+        if port.blocked:
+            return False
+        device, batch, interface = port.device, port.batch, port.interface
+        for _ in range(BURSTS_PER_POLL):
+            if not batch.count:
+                interface.fill(batch, now)
+                if not batch.count:
+                    if not interface.has_output:
+                        return False
+                    continue
+                batch.seal()
+            if not device.transmit(batch):
+                port.blocked = True
+                return False
+            interface.counters["OutFrames"] += batch.c.frames
+            interface.counters["OutOctets"] += batch.c.bytes
+            interface.counters["OutBursts"] += 1
+            batch.clear()
+        return interface.has_output

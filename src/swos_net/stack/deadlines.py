@@ -1,0 +1,50 @@
+"""A heap of (deadline, endpoint) behind `Stack.next_deadline()`.
+
+Most deadlines move later all the time (every ACK moves a retransmission timeout).  An entry therefore stays where it
+is until it comes up, and is then compared with what its owner says by now.
+"""
+
+import heapq
+from collections.abc import Iterator
+from itertools import count
+from typing import Any
+
+
+class Deadlines:
+    """Owners have `next_deadline()` and an attribute `scheduled` (a float or None) that belongs to this class."""
+
+    __slots__ = ("_heap", "_order")
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Any]] = []
+        self._order = count()
+
+    def schedule(self, owner: Any) -> None:
+        """To be called whenever the owner's deadline may have become earlier."""
+        deadline = owner.next_deadline()
+        if deadline is not None and (owner.scheduled is None or deadline < owner.scheduled):
+            owner.scheduled = deadline
+            heapq.heappush(self._heap, (deadline, next(self._order), owner))
+
+    def next_deadline(self) -> float | None:
+        """Never late, perhaps early: an early wake-up only moves the entry."""
+        heap = self._heap
+        while heap and heap[0][0] != heap[0][2].scheduled:
+            heapq.heappop(heap)  # replaced by an earlier entry of the same owner
+        return heap[0][0] if heap else None
+
+    def due(self, now: float) -> Iterator[Any]:
+        """Owners whose deadline has really come; each is off the heap and must be scheduled again."""
+        heap = self._heap
+        while heap and heap[0][0] <= now:
+            deadline, _, owner = heapq.heappop(heap)
+            if owner.scheduled != deadline:
+                continue
+            owner.scheduled = None
+            actual = owner.next_deadline()
+            if actual is None:
+                continue
+            if actual > now:
+                self.schedule(owner)
+            else:
+                yield owner

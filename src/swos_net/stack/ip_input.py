@@ -1,0 +1,216 @@
+"""From a burst of decoded frames to the endpoints.
+
+Read first: vhost/frame.h for what a record says.  An established connection's segment takes the short way: one look-up
+by the flow's 36 bytes.  Everything else is sorted out step by step below it.
+"""
+
+from swos_net.address import UNSPECIFIED4, is_ipv4, is_unspecified
+from swos_net.dataplane.burst import Burst, BytesPayload, DropReason, FrameFlag, FramePayload
+from swos_net.ip.reassembly import Reassembler
+from swos_net.link import Medium
+from swos_net.stack.interface import UNICAST
+from swos_net.stack.udp_endpoint import Datagram
+from swos_net.tcp.segment import ACK, HAS_OTHER_OPTIONS, HAS_SACK, SYN, Segment
+from swos_net.wire import icmpv4, icmpv6, ipv4
+
+PROTOCOL_ICMP = 1
+PROTOCOL_TCP = 6
+PROTOCOL_UDP = 17
+PROTOCOL_ICMPV6 = 58
+ETHERTYPE_ARP = 0x0806
+FRAGMENT = int(FrameFlag.FRAGMENT)
+LINK_GROUP = int(FrameFlag.LINK_BROADCAST | FrameFlag.LINK_MULTICAST)
+UNKNOWN_PROTOCOL = int(FrameFlag.UNKNOWN_PROTOCOL)
+LOOK_AT_OPTIONS = HAS_SACK | HAS_OTHER_OPTIONS
+QUOTE_BYTES = 1280
+
+
+class IpInput:
+    """Receives for one stack."""
+
+    def __init__(self, stack):
+        self.stack = stack
+        self.reassembler = Reassembler(stack.config.reassembly)
+        self.scheduled: float | None = None
+        self._datagram_burst = Burst(arena=False)
+
+    def receive_burst(self, interface, burst: Burst, now: float) -> None:
+        """Every frame of the burst; nothing of it is used after the call."""
+        flows = self.stack.tcp.flows
+        counters = interface.counters
+        counters["InFrames"] += burst.c.count
+        counters["InOctets"] += burst.c.bytes
+        counters["InBursts"] += 1
+        pointer = burst.c
+        tcp_segments = 0
+        for index, record in enumerate(burst.records()):
+            (flow, verdict, _ethertype, protocol, _hop_limit, _traffic_class, flags, tcp_flags, options, window, _network,
+             transport, payload_offset, _segment_size, payload_length, _frame_length, seq, ack, ts_val, ts_ecr,
+             _fragment_offset, _more, _identification) = record  # fmt: skip
+            if verdict:
+                counters.drop(DropReason(verdict))
+                continue
+            if protocol == PROTOCOL_TCP and not flags & FRAGMENT:
+                tcp_segments += 1
+                option_bytes = b""
+                if tcp_flags & SYN or options & LOOK_AT_OPTIONS:
+                    option_bytes = burst.header(index, transport + 20, payload_offset)
+                segment = Segment(seq, ack, tcp_flags, window, FramePayload(pointer, index, payload_offset, payload_length),
+                                  payload_length, options, ts_val, ts_ecr, option_bytes)  # fmt: skip
+                endpoint = flows.get(flow)
+                if endpoint is not None:
+                    endpoint.deliver(segment, now)
+                    if not tcp_flags & SYN or tcp_flags & ACK or flow in flows:
+                        continue
+                    # TIME-WAIT gave way to a new SYN, which is the listener's
+                reason = self._tcp_without_flow(interface, burst, index, flow, flags, segment, now)
+            else:
+                reason = self._other(interface, burst, index, record, now)
+            if reason:
+                counters.drop(reason)
+        self.stack.counters["TcpInSegs"] += tcp_segments
+
+    def _for_us(self, interface, burst: Burst, index: int, flags: int) -> bool:
+        """Whether the link delivered this frame to us and not to somebody else on it."""
+        if interface.link.medium is not Medium.ETHERNET or flags & LINK_GROUP:
+            return True
+        return burst.header(index, 0, 6) == interface.link.address
+
+    def _tcp_without_flow(self, interface, burst, index, flow, flags, segment, now) -> DropReason:
+        if flags & LINK_GROUP or not self._for_us(interface, burst, index, flags):
+            return DropReason.NOT_FOR_US
+        if interface.destinations.get(flow[:16]) != UNICAST or is_unspecified(flow[16:32]):
+            return DropReason.NOT_FOR_US  # RFC 9293 3.9.2.3: never to a group or broadcast address
+        return self.stack.tcp.segment_without_flow(interface, flow, segment, now)
+
+    def _other(self, interface, burst: Burst, index: int, record: tuple, now: float) -> DropReason:
+        (flow, _verdict, ethertype, protocol, hop_limit, traffic_class, flags, _tcp_flags, _options, _window, network,
+         transport, payload_offset, _segment_size, payload_length, frame_length, _seq, _ack, _ts_val, _ts_ecr,
+         fragment_offset, more_fragments, identification) = record  # fmt: skip
+        if not self._for_us(interface, burst, index, flags):
+            return DropReason.NOT_FOR_US
+        if ethertype == ETHERTYPE_ARP:
+            interface.arp_received(burst.copy(index, network, frame_length - network), now)
+            return DropReason.NONE
+        local, remote = flow[:16], flow[16:32]
+        kind = interface.destinations.get(local)
+        if kind is None:
+            return DropReason.NOT_FOR_US
+        if flags & FRAGMENT:
+            return self._fragment(interface, burst, index, local, remote, protocol, network, transport, payload_length, fragment_offset,
+                                  more_fragments, identification, now)  # fmt: skip
+        if protocol == PROTOCOL_UDP:
+            payload = burst.copy(index, payload_offset, payload_length)
+            link_source = burst.header(index, 6, 12)
+            reason = self._udp(interface, flow, payload, hop_limit, traffic_class, link_source, now)
+            if reason is DropReason.NO_SOCKET and kind == UNICAST:
+                packet = burst.copy(index, network, min(frame_length - network, QUOTE_BYTES))
+                self.stack.icmp.port_unreachable(interface, packet, local, bool(flags & LINK_GROUP), now)
+            return reason
+        if flags & UNKNOWN_PROTOCOL:
+            if kind == UNICAST:
+                packet = burst.copy(index, network, min(frame_length - network, QUOTE_BYTES))
+                pointer = transport - network if is_ipv4(local) else 6
+                self.stack.icmp.protocol_unreachable(interface, packet, local, pointer, bool(flags & LINK_GROUP), now)
+            return DropReason.NO_SOCKET
+        if is_unspecified(remote) and is_ipv4(local):
+            return DropReason.BAD_SOURCE
+        link_source = burst.header(index, 6, 12) if interface.link.medium is Medium.ETHERNET else None
+        message = burst.copy(index, transport, payload_length)
+        return self.stack.icmp.message_received(interface, local, remote, message, hop_limit, kind, link_source, now)
+
+    def _udp(self, interface, flow: bytes, payload: bytes, hop_limit: int, traffic_class: int, link_source: bytes, now: float) -> DropReason:
+        stack = self.stack
+        local, remote = flow[:16], flow[16:32]
+        local_port, remote_port = int.from_bytes(flow[32:34], "big"), int.from_bytes(flow[34:36], "big")
+        service = stack.udp.services.get((interface.index, local_port))
+        if service is not None:
+            service(payload, remote, remote_port, local, link_source, now)
+            return DropReason.NONE
+        if remote == UNSPECIFIED4:
+            return DropReason.BAD_SOURCE
+        endpoint = stack.udp.find(local, flow[32:34], remote, remote_port)
+        if endpoint is None:
+            stack.counters["UdpNoPorts"] += 1
+            return DropReason.NO_SOCKET
+        stack.counters["UdpInDatagrams"] += 1
+        datagram = Datagram(payload, remote, remote_port, local, hop_limit, traffic_class)
+        return DropReason.NONE if stack.udp.deliver(endpoint, datagram) else DropReason.NOT_ALLOWED
+
+    def _fragment(self, interface, burst, index, local, remote, protocol, network, transport, length, offset, more, identification,
+                  now) -> DropReason:  # fmt: skip
+        """RFC 791 3.2, RFC 8200 4.5."""
+        ipv4_packet = is_ipv4(local)
+        header = burst.header(index, network, transport)
+        data = burst.copy(index, transport, length)
+        key = (remote, local, protocol if ipv4_packet else 0, identification)
+        datagram = self.reassembler.fragment_received(key, offset, bool(more), data, header, now)
+        self.stack.deadlines.schedule(self)
+        if datagram is None:
+            return DropReason.NONE
+        if ipv4_packet:
+            parsed = ipv4.parse_quoted(datagram.header)
+            parsed.flags = parsed.fragment_offset = 0
+            packet = ipv4.emit(parsed, datagram.payload)
+        else:
+            # the fragment header is the last 8 bytes of what came before the data; what named it now names its successor
+            unfragmentable = bytearray(datagram.header[:-8])
+            unfragmentable[self._next_header_offset(unfragmentable)] = datagram.header[-8]
+            unfragmentable[4:6] = (len(unfragmentable) - 40 + len(datagram.payload)).to_bytes(2, "big")
+            packet = bytes(unfragmentable) + datagram.payload
+        whole = self._datagram_burst
+        whole.clear()
+        whole.add(packet, Medium.IP)
+        self._receive_whole(interface, whole, now)
+        return DropReason.NONE
+
+    @staticmethod
+    def _next_header_offset(chain: bytearray) -> int:
+        """Where the last next-header field of an IPv6 header chain is."""
+        field, at = 6, 40
+        while at + 2 <= len(chain):
+            field, at = at, at + chain[at + 1] * 8 + 8
+        return field
+
+    def _receive_whole(self, interface, burst: Burst, now: float) -> None:
+        """A reassembled datagram: no link header, and no fragment again (RFC 5722 and the decoder see to it)."""
+        for index, record in enumerate(burst.records()):
+            flow, verdict, protocol, flags = record[0], record[1], record[3], record[6]
+            if verdict or flags & FRAGMENT:
+                interface.counters.drop(DropReason(verdict) if verdict else DropReason.BAD_FRAGMENT)
+                continue
+            if protocol == PROTOCOL_TCP:
+                seq, ack, ts_val, ts_ecr = record[16:20]
+                payload = BytesPayload(burst.copy(index, record[12], record[14]))
+                segment = Segment(seq, ack, record[7], record[9], payload, len(payload), record[8], ts_val, ts_ecr,
+                                  burst.header(index, record[11] + 20, record[12]))  # fmt: skip
+                endpoint = self.stack.tcp.flows.get(flow)
+                if endpoint is not None:
+                    endpoint.deliver(segment, now)
+                else:
+                    self.stack.tcp.segment_without_flow(interface, flow, segment, now)
+            elif protocol == PROTOCOL_UDP:
+                payload = burst.copy(index, record[12], record[14])
+                if self._udp(interface, flow, payload, record[4], record[5], b"", now) is DropReason.NO_SOCKET:
+                    packet = burst.copy(index, 0, QUOTE_BYTES)
+                    self.stack.icmp.port_unreachable(interface, packet, flow[:16], False, now)
+            elif protocol in (PROTOCOL_ICMP, PROTOCOL_ICMPV6) and not flags & UNKNOWN_PROTOCOL:
+                kind = interface.destinations.get(flow[:16], 0)
+                message = burst.copy(index, record[11], record[14])
+                self.stack.icmp.message_received(interface, flow[:16], flow[16:32], message, record[4], kind, None, now)
+
+    # Time: fragments that never became whole
+
+    def next_deadline(self) -> float | None:
+        return self.reassembler.next_deadline()
+
+    def handle_timeout(self, now: float) -> None:
+        for timed_out in self.reassembler.handle_timeout(now):
+            packet = timed_out.first_fragment
+            local = timed_out.key[1]
+            interface = self.stack.interface_with(local)
+            if packet is None or interface is None:
+                continue
+            kind = icmpv4.TIME_EXCEEDED if is_ipv4(local) else icmpv6.TIME_EXCEEDED
+            self.stack.icmp.send_error(interface, packet, kind, 1, local, False, now)
+        self.stack.deadlines.schedule(self)

@@ -1,0 +1,246 @@
+"""The stack: interfaces, routes and endpoints joined together; bytes, `now` and random numbers come from outside.
+
+    receive_burst(interface, burst, now)   frames in
+    fill(interface, batch, now)            segments out
+    next_deadline()                        when next
+    handle_timeout(now)                    time passed
+
+Read first: ip_input.py for the way in, interface.py for the way out.  One stack belongs to one thread at a time; the
+`runtime` package sees to that.  Several stacks live in one process: nothing here is global.
+"""
+
+import errno
+import random as random_module
+from collections.abc import Callable
+
+from swos_net.address import (
+    BROADCAST4,
+    format_address,
+    is_ipv4,
+    is_link_local,
+    is_multicast,
+    link_local_from_mac,
+    parse_address,
+)
+from swos_net.capability import Capability, _root
+from swos_net.config import StackConfig
+from swos_net.dataplane.batch import Batch, FlowPath
+from swos_net.dataplane.burst import Burst
+from swos_net.errors import os_error
+from swos_net.ip.fragmentation import fragment
+from swos_net.ip.pmtu import PathMtuCache
+from swos_net.ip.routing import Route, RouteTable
+from swos_net.link import LinkFeatures
+from swos_net.stack.counters import Counters
+from swos_net.stack.deadlines import Deadlines
+from swos_net.stack.icmp_handler import IcmpHandler
+from swos_net.stack.interface import BROADCAST, Interface
+from swos_net.stack.ip_input import IpInput
+from swos_net.stack.tcp_demux import TcpDemux, flow_key
+from swos_net.stack.tcp_endpoint import TcpEndpoint, TcpListener
+from swos_net.stack.udp_demux import UdpDemux
+from swos_net.stack.udp_endpoint import UdpEndpoint
+from swos_net.wire import ipv4, ipv6
+
+LINK_LOCAL6 = parse_address("fe80::")
+
+
+class Stack:
+    """One host on any number of links.
+
+    `root` is the capability for everything this stack can do; all others are derived from it.  `on_event`, when set,
+    is called with whatever the protocols report (leases, address conflicts) and the interface it happened on.
+    """
+
+    def __init__(self, config: StackConfig | None = None, *, random: random_module.Random | None = None, name: str = "stack"):
+        """`random`: a seeded generator makes a run repeatable; the default draws from the system."""
+        self.name = name
+        self.config = config or StackConfig()
+        self.random = random or random_module.SystemRandom()
+        self.secret = self.random.randbytes(16)
+        self.root: Capability = _root(name)
+        self.counters = Counters()
+        self.deadlines = Deadlines()
+        self.interfaces: list[Interface] = []
+        self.routes = RouteTable()
+        self.path_mtus = PathMtuCache()
+        self.on_event: Callable[[object, Interface], None] | None = None
+        self.tcp = TcpDemux(self)
+        self.udp = UdpDemux(self)
+        self.icmp = IcmpHandler(self)
+        self.input = IpInput(self)
+
+    # Interfaces, addresses, routes
+
+    def add_interface(self, link: LinkFeatures, now: float, name: str = "") -> Interface:
+        """A new link; on Ethernet with its link-local IPv6 address (RFC 4291 2.8)."""
+        interface = Interface(self, len(self.interfaces), link, name or f"link{len(self.interfaces)}")
+        self.interfaces.append(interface)
+        self.routes = RouteTable((*self.routes.routes, Route(LINK_LOCAL6, 10, interface.index)))
+        if link.address is not None:
+            interface.add_address(link_local_from_mac(link.address), 64, now)
+        return interface
+
+    def add_address(self, interface: Interface, address: bytes, prefix_length: int, now: float, *, probe: bool = False) -> None:
+        """An address of ours and the route to its prefix; `probe` looks for another owner first."""
+        interface.add_address(address, prefix_length, now, probe=probe)
+        width = 32 if is_ipv4(address) else 128
+        value = int.from_bytes(address, "big") >> (width - prefix_length) << (width - prefix_length)
+        self.add_route(Route(value.to_bytes(16, "big"), prefix_length, interface.index))
+
+    def add_route(self, route: Route) -> None:
+        if route not in self.routes.routes:
+            self.routes = RouteTable((*self.routes.routes, route))
+
+    def add_gateway(self, interface: Interface, gateway: bytes) -> None:
+        """The default route of the gateway's family."""
+        prefix = parse_address("0.0.0.0" if is_ipv4(gateway) else "::")
+        self.add_route(Route(prefix, 0, interface.index, gateway))
+
+    def is_local(self, address: bytes) -> bool:
+        return any(interface.has_address(address) for interface in self.interfaces)
+
+    def interface_with(self, address: bytes) -> Interface | None:
+        return next((interface for interface in self.interfaces if interface.has_address(address)), None)
+
+    def route_to(self, remote: bytes, local: bytes | None = None, *, broadcast: bool = False) -> tuple[Interface, bytes, bytes]:
+        """(interface, next hop, source address) for packets to `remote`.
+
+        ENETUNREACH without a route, EADDRNOTAVAIL without an address of the right kind, EACCES for a broadcast that
+        was not asked for.
+        """
+        interface = None
+        if local is not None:
+            interface = self.interface_with(local)
+            if interface is None:
+                raise os_error(errno.EADDRNOTAVAIL, f"{format_address(local)} is not an address of this stack")
+        route = self.routes.lookup(remote, interface.index if interface and (is_multicast(remote) or is_link_local(remote)) else None)
+        if route is None and (remote == BROADCAST4 or is_multicast(remote)) and self.interfaces:
+            interface = interface or self.interfaces[0]
+            next_hop = remote
+        elif route is None:
+            raise os_error(errno.ENETUNREACH, f"no route to {format_address(remote)}: add a gateway or an address on its network")
+        else:
+            interface = self.interfaces[route.interface]
+            next_hop = route.gateway or remote
+        if interface.destinations.get(remote) == BROADCAST and not broadcast:
+            raise os_error(errno.EACCES, "set SO_BROADCAST to send to a broadcast address")
+        source = local or (route.source if route else None) or interface.source_towards(remote)
+        if source is None:
+            family = "IPv4" if is_ipv4(remote) else "IPv6"
+            raise os_error(errno.EADDRNOTAVAIL, f"interface {interface.name} has no {family} address to send from")
+        return interface, next_hop, source
+
+    def next_hop_on(self, interface: Interface, remote: bytes) -> bytes:
+        """Where an answer to `remote` goes on the interface that the question came from."""
+        if interface.on_link(remote):
+            return remote
+        route = self.routes.lookup(remote, interface.index)
+        if route is None:
+            raise os_error(errno.ENETUNREACH, f"no route to {format_address(remote)} on {interface.name}")
+        return route.gateway or remote
+
+    # Packets of the stack's own
+
+    def answer(self, interface: Interface, packet: bytes, remote: bytes, now: float) -> None:
+        """A complete packet back to where one came from; dropped when there is no way."""
+        try:
+            next_hop = self.next_hop_on(interface, remote)
+        except OSError:
+            self.counters["IpOutNoRoutes"] += 1
+            return
+        if len(packet) > interface.link.mtu:
+            for part in fragment(packet, interface.link.mtu, self.random.getrandbits(16 if packet[0] >> 4 == 4 else 32)):
+                interface.send_packet(part, next_hop, now)
+        else:
+            interface.send_packet(packet, next_hop, now)
+
+    def send_ip(self, interface: Interface, source: bytes, remote: bytes, protocol: int, payload: bytes, now: float) -> None:
+        """An IP packet around `payload`, fragmented where it must be."""
+        if is_ipv4(remote):
+            header = ipv4.Ipv4Header(source, remote, protocol, self.config.hop_limit, identification=self.random.getrandbits(16))
+            packet = ipv4.emit(header, payload)
+        else:
+            packet = ipv6.emit(ipv6.Ipv6Header(source, remote, protocol, self.config.hop_limit), payload)
+        self.answer(interface, packet, remote, now)
+
+    def send_udp_fragmented(self, path: FlowPath, payload: bytes, now: float) -> None:
+        """A datagram longer than the link's MTU."""
+        batch = Batch()
+        batch.path = path.pointer
+        batch.add_udp(payload)
+        packet = batch.packet(0)
+        remote = bytes(path.c.remote)
+        interface, _, _ = self.route_to(remote, bytes(path.c.local), broadcast=True)
+        self.answer(interface, packet, remote, now)
+
+    def neighbor_unreachable(self, interface: Interface, address: bytes, held: list[bytes], now: float) -> None:
+        """Nobody answered for `address`: who waited is told (RFC 1122 3.3.2, RFC 4861 7.2.2)."""
+        self.counters["NeighborUnreachable"] += 1
+        for packet in held:
+            if packet[0] >> 4 == 4:
+                header = ipv4.parse_quoted(packet)
+                protocol, transport = header.protocol, packet[header.header_length :]
+            else:
+                header = ipv6.parse_quoted(packet)
+                protocol, transport = header.next_header, packet[40:]
+            if protocol not in (6, 17) or len(transport) < 4:
+                continue
+            ports = int.from_bytes(transport[:2], "big"), int.from_bytes(transport[2:4], "big")
+            if protocol == 6:
+                endpoint = self.tcp.flows.get(flow_key(header.source, ports[0], header.destination, ports[1]))
+            else:
+                endpoint = self.udp.find(header.source, transport[:2], header.destination, ports[1])
+            if endpoint is not None:
+                endpoint.path_error(errno.EHOSTUNREACH, now)
+
+    def tell(self, event: object, interface: Interface) -> None:
+        if self.on_event is not None:
+            self.on_event(event, interface)
+
+    # Endpoints
+
+    def tcp_connect(self, capability: Capability, remote: bytes, remote_port: int, now: float, *, local: bytes | None = None,
+                    local_port: int = 0) -> TcpEndpoint:  # fmt: skip
+        """Starts a connection; watch it for WRITABLE or ERROR.  See `TcpDemux.connect` for the errors."""
+        return self.tcp.connect(capability, remote, remote_port, now, local, local_port)
+
+    def tcp_listen(self, capability: Capability, local: bytes, local_port: int, backlog: int = 128, *, dual_stack: bool = False) -> TcpListener:
+        """A listening port; watch it for READABLE."""
+        return self.tcp.listen(capability, local, local_port, backlog, dual_stack=dual_stack)
+
+    def udp_open(self, capability: Capability, local: bytes, local_port: int = 0, *, dual_stack: bool = False) -> UdpEndpoint:
+        return self.udp.open(capability, local, local_port, dual_stack=dual_stack)
+
+    def tcp_closed(self, endpoint: TcpEndpoint) -> None:
+        self.tcp.closed(endpoint)
+
+    def tcp_unlisten(self, listener: TcpListener) -> None:
+        self.tcp.unlisten(listener)
+
+    def udp_closed(self, endpoint: UdpEndpoint) -> None:
+        self.udp.closed(endpoint)
+
+    # The verbs
+
+    def receive_burst(self, interface: Interface, burst: Burst, now: float) -> None:
+        """Frames in.  Whatever they contain, nothing is raised: bad ones are counted by reason."""
+        self.input.receive_burst(interface, burst, now)
+
+    def fill(self, interface: Interface, batch: Batch, now: float) -> None:
+        """Segments out: adds what waits for this link, as far as there is room."""
+        interface.fill(batch, now)
+
+    def next_deadline(self) -> float | None:
+        return self.deadlines.next_deadline()
+
+    def handle_timeout(self, now: float) -> None:
+        for owner in self.deadlines.due(now):
+            owner.handle_timeout(now)
+            self.deadlines.schedule(owner)
+
+    @staticmethod
+    def describe(address: bytes, port: int) -> str:
+        """An address and port for a message."""
+        text = format_address(address)
+        return f"{text}:{port}" if is_ipv4(address) else f"[{text}]:{port}"

@@ -1,0 +1,266 @@
+"""TCP endpoints: a `tcp.Connection` or `tcp.Listener` tied to addresses, a path, deadlines and watchers.
+
+Read first: tcp/connection.py.  A call of the user and an arriving segment end in the same place: `_changed` tells
+watchers, marks the endpoint for output and sees to its deadline.
+"""
+
+import errno
+
+from swos_net.capability import Capability
+from swos_net.dataplane.batch import Batch, FlowPath
+from swos_net.errors import os_error
+from swos_net.stack.endpoint import Endpoint, Ready
+from swos_net.tcp.connection import Connection
+from swos_net.tcp.events import Event
+from swos_net.tcp.listener import Listener
+from swos_net.tcp.segment import Segment
+from swos_net.tcp.state import State
+
+_READY_OF_EVENT = {
+    Event.CONNECTED: Ready.WRITABLE,
+    Event.READABLE: Ready.READABLE,
+    Event.WRITABLE: Ready.WRITABLE,
+    Event.PEER_CLOSED: Ready.READABLE | Ready.HANGUP,
+    Event.FAILED: Ready.READABLE | Ready.WRITABLE | Ready.ERROR | Ready.HANGUP,
+    Event.CLOSED: Ready.READABLE | Ready.WRITABLE | Ready.HANGUP,
+}
+
+
+class TcpEndpoint(Endpoint):
+    """One connection."""
+
+    __slots__ = (
+        "_error_told", "connection", "flow", "interface", "listener", "next_hop", "output_pending", "path", "remote",
+        "remote_port", "scheduled",
+    )  # fmt: skip
+
+    def __init__(self, stack, capability: Capability, connection: Connection, flow: bytes, local: bytes, local_port: int,
+                 remote: bytes, remote_port: int, interface, next_hop: bytes, listener: "TcpListener | None" = None):  # fmt: skip
+        super().__init__(stack, capability, local, local_port)
+        self.connection = connection
+        self.flow = flow
+        self.remote = remote
+        self.remote_port = remote_port
+        self.interface = interface
+        self.next_hop = next_hop
+        self.listener = listener
+        self.path = FlowPath(local, local_port, remote, remote_port, stack.config.hop_limit, stack.random.getrandbits(16))
+        self.output_pending = False
+        self.scheduled: float | None = None
+        self._error_told = False
+
+    def ready(self) -> int:
+        connection = self.connection
+        mask = Ready.NONE
+        if connection.readable or connection.at_end:
+            mask |= Ready.READABLE
+        state = connection.state
+        if state is State.CLOSED:
+            mask |= Ready.WRITABLE | Ready.HANGUP
+        elif state > State.SYN_RECEIVED and connection.send_room:
+            mask |= Ready.WRITABLE
+        if connection.tcb.error and not self._error_told:
+            mask |= Ready.ERROR
+        return mask
+
+    def take_error(self) -> int:
+        """SO_ERROR: the errno of a failure, once; 0 otherwise."""
+        error = 0 if self._error_told else self.connection.tcb.error
+        self._error_told = True
+        return error
+
+    def raise_error(self) -> None:
+        """Raises the connection's failure once, as the kernel does."""
+        error = self.take_error()
+        if error:
+            raise os_error(error, f"connection to {self.stack.describe(self.remote, self.remote_port)}")
+
+    @property
+    def connected(self) -> bool:
+        return self.connection.state > State.SYN_RECEIVED
+
+    # The user's calls; each needs `now` because the core reads no clock
+
+    def send(self, data, now: float) -> int:
+        """Queues bytes; 0 when there is no room now.  BrokenPipeError, or the connection's failure."""
+        if self.connection.tcb.error:
+            self.raise_error()
+        taken = self.connection.send(data)
+        self._changed(now)
+        return taken
+
+    def send_file(self, descriptor: int, offset: int | None, length: int, now: float) -> int:
+        """Queues bytes straight from a file; 0 when there is no room now or the file has ended."""
+        if self.connection.tcb.error:
+            self.raise_error()
+        taken = self.connection.send_file(descriptor, offset, length)
+        self._changed(now)
+        return taken
+
+    def receive(self, length: int, now: float) -> bytes | None:
+        """Takes up to `length` bytes; None when there are none yet, b"" at the end of the stream."""
+        connection = self.connection
+        if not connection.readable:
+            return self._nothing_readable()
+        data = connection.receive(length)
+        self._read_some(now)
+        return data
+
+    def receive_into(self, buffer, now: float, length: int | None = None) -> int | None:
+        """Takes bytes into a writable buffer; None when there are none yet, 0 at the end of the stream."""
+        connection = self.connection
+        if not connection.readable:
+            return None if self._nothing_readable() is None else 0
+        taken = connection.receive_into(buffer, length)
+        self._read_some(now)
+        return taken
+
+    def peek(self, length: int) -> bytes | None:
+        """What `receive` would give, left where it is."""
+        ring = self.connection.tcb.receive_ring
+        return ring.peek(length) if ring is not None and len(ring) else self._nothing_readable()
+
+    def _nothing_readable(self) -> bytes | None:
+        connection = self.connection
+        if connection.tcb.error and not self._error_told:
+            self.raise_error()
+        return b"" if connection.at_end else None
+
+    def _read_some(self, now: float) -> None:
+        if self.connection.tcb.ack_now:
+            self._changed(now)
+
+    def shutdown_send(self, now: float) -> None:
+        if self.connection.state in (State.CLOSED, State.SYN_SENT):
+            raise os_error(errno.ENOTCONN, "connect the socket first")
+        self.connection.shutdown_send(now)
+        self._changed(now)
+
+    def shutdown_receive(self, now: float) -> None:
+        self.connection.shutdown_receive()
+        self._changed(now)
+        self.notify(Ready.READABLE)
+
+    def close(self, now: float) -> None:
+        """The user lets go; the connection ends in its own time."""
+        self._watchers = ()
+        self.connection.close(now)
+        self._changed(now)
+
+    def abort(self, now: float) -> None:
+        self.connection.abort(now)
+        self._changed(now)
+
+    # From the stack
+
+    def deliver(self, segment: Segment, now: float) -> None:
+        """A segment of this flow."""
+        self.connection.segment_arrives(segment, now)
+        self._changed(now)
+
+    def handle_timeout(self, now: float) -> None:
+        self.connection.handle_timeout(now)
+        self._changed(now)
+
+    def next_deadline(self) -> float | None:
+        return self.connection.next_deadline()
+
+    def path_error(self, code: int, now: float) -> None:
+        self.connection.path_error(code)
+        self._changed(now)
+
+    def _changed(self, now: float) -> None:
+        if self.connection.tcb.events:
+            self._tell(now)
+        if not self.output_pending:
+            self.output_pending = True
+            self.interface.output_ready.append(self)
+            if self.interface.wants_output is not None:
+                self.interface.wants_output()
+        self.stack.deadlines.schedule(self)
+
+    def _tell(self, now: float) -> None:
+        events = self.connection.tcb.events
+        mask = 0
+        while events:
+            event = events.pop(0)
+            if event is Event.CONNECTED:
+                if self.listener is not None:
+                    self.listener.completed(self)
+            elif event is Event.CLOSED or event is Event.REOPEN:
+                self.stack.tcp_closed(self)
+                if self.listener is not None:
+                    self.listener.gone(self)
+            mask |= _READY_OF_EVENT.get(event, 0)
+        if mask:
+            self.notify(mask)
+
+    def transmit(self, batch: Batch, now: float) -> bool:
+        """Adds what may go out now; True when there is more than the batch had room for."""
+        interface = self.interface
+        link_address = interface.link_address_of(self.next_hop, now)
+        if link_address is None:
+            return self._transmit_later(now)
+        path = self.path
+        if link_address is not interface.no_link_address and path.link_destination != link_address:
+            path.set_link(interface.link.address, link_address)
+        batch.path = path.pointer
+        before = batch.count
+        more = self.connection.segments_to_send(now, batch, batch.room)
+        if batch.count > before:
+            batch.kept.append(path)
+            self.stack.counters["TcpOutSegs"] += batch.count - before
+        self.stack.deadlines.schedule(self)
+        return more
+
+    def _transmit_later(self, now: float) -> bool:
+        """The neighbour is not known yet: packets wait with it, as complete IP packets."""
+        waiting = Batch()
+        waiting.path = self.path.pointer
+        self.connection.segments_to_send(now, waiting, 4)
+        for index in range(waiting.count):
+            packet = waiting.packet(index)
+            if packet:
+                self.interface.hold(self.next_hop, packet)
+        self.stack.deadlines.schedule(self)
+        return False
+
+
+class TcpListener(Endpoint):
+    """One listening port."""
+
+    __slots__ = ("addresses", "queue")
+
+    def __init__(self, stack, capability: Capability, local: bytes, local_port: int, addresses: tuple[bytes, ...], backlog: int):
+        super().__init__(stack, capability, local, local_port)
+        self.addresses = addresses
+        self.queue = Listener(backlog, stack.config.half_open_limit)
+
+    def ready(self) -> int:
+        return Ready.READABLE if self.queue.accepted else Ready.NONE
+
+    def accept(self) -> TcpEndpoint | None:
+        """The next complete connection, or None."""
+        if not self.queue.accepted:
+            return None
+        endpoint = self.queue.accepted.popleft()
+        endpoint.listener = None
+        return endpoint
+
+    def completed(self, endpoint: TcpEndpoint) -> None:
+        self.queue.completed(endpoint)
+        self.notify(Ready.READABLE)
+
+    def gone(self, endpoint: TcpEndpoint) -> None:
+        self.queue.gone(endpoint)
+
+    def close(self, now: float) -> None:
+        """No more connections; those that nobody accepted are reset."""
+        self.stack.tcp_unlisten(self)
+        for endpoint in (*self.queue.half_open, *self.queue.accepted):
+            endpoint.listener = None
+            endpoint.abort(now)
+        self.queue.half_open.clear()
+        self.queue.accepted.clear()
+        self.notify(Ready.READABLE | Ready.HANGUP)
+        self._watchers = ()

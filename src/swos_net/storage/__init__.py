@@ -1,0 +1,1 @@
+"""Containers with no protocol knowledge."""

@@ -1,0 +1,22 @@
+"""Initial sequence numbers that a stranger cannot guess (RFC 6528) and ports likewise (RFC 6056)."""
+
+import hashlib
+
+
+def _keyed_hash(secret: bytes, flow: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(flow, key=secret, digest_size=4).digest(), "big")
+
+
+def initial_sequence_number(secret: bytes, flow: bytes, now: float) -> int:
+    """ISN = M + F(local, remote, secret); M ticks every 4 microseconds (RFC 6528 3)."""
+    return (int(now * 250_000) + _keyed_hash(secret, flow)) & 0xFFFFFFFF
+
+
+def timestamp_offset(secret: bytes, flow: bytes) -> int:
+    """A per-flow start of the timestamp clock (RFC 7323 5.4)."""
+    return _keyed_hash(secret, b"ts" + flow)
+
+
+def port_offset(secret: bytes, flow: bytes) -> int:
+    """Where the search for an ephemeral port starts for this peer (RFC 6056 3.3.3, algorithm 3)."""
+    return _keyed_hash(secret, b"port" + flow)

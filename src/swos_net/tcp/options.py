@@ -1,0 +1,83 @@
+"""What two ends agree on SYN, and the options of every later segment (RFC 9293 3.7.1, 7323, 2018)."""
+
+import struct
+
+from swos_net.errors import WireError
+from swos_net.tcp.congestion import make_controller
+from swos_net.tcp.tcb import MSS_DEFAULT, Tcb
+from swos_net.wire.tcp import TcpOptions, emit_options, parse_options
+
+_TIMESTAMPS = struct.Struct("!BBBBII")
+WINDOW_SCALE_MAX = 14  # RFC 7323 2.3
+MSS_MIN = 48  # below that the options alone would fill a segment
+
+
+def window_scale_for(buffer: int) -> int:
+    """The shift with which a window of `buffer` bytes fits 16 bits."""
+    return min(max(0, (buffer - 1).bit_length() - 16), WINDOW_SCALE_MAX)
+
+
+def syn_options(tcb: Tcb, now: float) -> bytes:
+    """Options of our SYN, or of our SYN,ACK: there only what the peer's SYN had (RFC 7323 1.3, RFC 2018 2)."""
+    config = tcb.config
+    answering = tcb.irs_known
+    timestamps = tcb.timestamps if answering else config.timestamps
+    scale = tcb.window_scaling if answering else config.window_scaling
+    return emit_options(
+        TcpOptions(
+            mss=tcb.link_mss,
+            sack_permitted=tcb.sack_permitted if answering else config.sack,
+            ts_val=tcb.timestamp(now) if timestamps else None,
+            ts_ecr=tcb.ts_recent if timestamps else None,
+            window_scale=tcb.rcv_wscale if scale else None,
+        )
+    )
+
+
+def syn_received(tcb: Tcb, option_bytes: bytes, ipv4: bool, now: float) -> None:
+    """Takes over what the peer's SYN or SYN,ACK says."""
+    try:
+        options = parse_options(option_bytes) if option_bytes else TcpOptions()
+    except WireError:
+        options = TcpOptions()
+    config = tcb.config
+    tcb.irs_known = True
+    tcb.timestamps = config.timestamps and options.ts_val is not None
+    if tcb.timestamps:
+        tcb.ts_recent = options.ts_val
+        tcb.ts_recent_age = now
+    tcb.sack_permitted = config.sack and options.sack_permitted
+    tcb.window_scaling = config.window_scaling and options.window_scale is not None
+    if tcb.window_scaling:
+        tcb.snd_wscale = min(options.window_scale, WINDOW_SCALE_MAX)  # RFC 7323 2.3
+    else:
+        tcb.rcv_wscale = 0
+    peer = options.mss if options.mss is not None else MSS_DEFAULT[ipv4]
+    set_mss(tcb, max(min(peer, tcb.link_mss), MSS_MIN))
+    tcb.congestion = make_controller(config.congestion, tcb.mss, config.initial_window_segments)
+
+
+def set_mss(tcb: Tcb, size: int) -> None:
+    """`size` counts payload of a segment without options (RFC 6691); what timestamps take is taken off."""
+    tcb.mss = size - 12 if tcb.timestamps else size
+    tcb.congestion.mss = tcb.mss
+
+
+def segment_options(tcb: Tcb, now: float) -> bytes:
+    """Timestamps and, while data is missing, SACK blocks."""
+    out = b""
+    if tcb.timestamps:
+        out = _TIMESTAMPS.pack(1, 1, 8, 10, tcb.timestamp(now), tcb.ts_recent)
+    if tcb.out_of_order and tcb.sack_permitted:
+        blocks = sack_blocks(tcb, (40 - len(out) - 4) // 8)
+        out += struct.pack("!BBBB", 1, 1, 5, 2 + 8 * len(blocks))
+        for left, right in blocks:
+            out += struct.pack("!II", left & 0xFFFFFFFF, right & 0xFFFFFFFF)
+    return out
+
+
+def sack_blocks(tcb: Tcb, most: int) -> list[tuple[int, int]]:
+    """The block with the newest segment first (RFC 2018 4)."""
+    ranges = tcb.out_of_order.ranges
+    newest = [block for block in ranges if block[0] <= tcb.last_out_of_order < block[1]]
+    return (newest + [block for block in ranges if block not in newest])[:most]

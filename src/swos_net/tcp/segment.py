@@ -1,0 +1,43 @@
+"""An incoming segment as TCP sees it, and the flag bits."""
+
+from swos_net.dataplane.burst import BytesPayload, FramePayload
+
+FIN = 0x01
+SYN = 0x02
+RST = 0x04
+PSH = 0x08
+ACK = 0x10
+URG = 0x20
+ECE = 0x40
+CWR = 0x80
+
+HAS_TIMESTAMPS = 1
+HAS_SACK = 2
+HAS_OTHER_OPTIONS = 4
+
+NO_PAYLOAD = BytesPayload(b"")
+
+
+class Segment:
+    """One segment whose checksum and lengths are known to be good.
+
+    `seq`, `ack`, `ts_val` and `ts_ecr` are 32-bit values of the wire, `window` is not yet scaled, `options_present`
+    says which options there are (HAS_*), `option_bytes` holds them where TCP must look closer (SYN, SACK).
+    """
+
+    __slots__ = (
+        "ack", "flags", "length", "option_bytes", "options_present", "payload", "seq", "ts_ecr", "ts_val", "window",
+    )  # fmt: skip
+
+    def __init__(self, seq: int, ack: int, flags: int, window: int, payload: "FramePayload | BytesPayload" = NO_PAYLOAD,
+                 length: int = 0, options_present: int = 0, ts_val: int = 0, ts_ecr: int = 0, option_bytes: bytes = b""):  # fmt: skip
+        self.seq = seq
+        self.ack = ack
+        self.flags = flags
+        self.window = window
+        self.payload = payload
+        self.length = length
+        self.options_present = options_present
+        self.ts_val = ts_val
+        self.ts_ecr = ts_ecr
+        self.option_bytes = option_bytes

@@ -1,0 +1,130 @@
+"""The transmission control block: the variables of one connection, named as in RFC 9293 3.3.1.
+
+Sequence numbers are unbounded integers (seqnum.py).  A byte's place in a ring is its sequence number minus
+`send_base` or `receive_base`, the sequence numbers of the first data byte each way.
+"""
+
+from swos_net.config import TcpConfig
+from swos_net.dataplane.byte_ring import ByteRing
+from swos_net.storage.ranges import RangeSet
+from swos_net.tcp.congestion import make_controller
+from swos_net.tcp.congestion.base import CongestionController
+from swos_net.tcp.events import Event
+from swos_net.tcp.rtt import RoundTripEstimator
+from swos_net.tcp.state import State
+from swos_net.tcp.timers import Timers
+
+MSS_DEFAULT = {True: 536, False: 1220}  # RFC 9293 3.7.1: when the peer names none, by "is IPv4"
+
+
+class Tcb:
+    """Everything one connection remembers."""
+
+    __slots__ = (
+        "ack_now", "ack_pending", "challenge_credit", "challenge_second", "config", "congestion", "cork", "duplicate_acks",
+        "error", "events", "fin_received", "fin_seq", "fin_wanted", "irs", "irs_known", "iss", "keepalive_on", "keepalive_probes",
+        "last_ack_sent", "last_out_of_order", "last_received", "last_send", "link_mss", "max_send_window", "mss", "nodelay",
+        "orphan", "out_of_order", "passive", "persist_backoff", "probe_now", "rcv_adv", "rcv_mss", "rcv_nxt", "rcv_wscale",
+        "receive_base", "receive_buffer", "receive_ring", "receive_shut", "recover", "recovering", "replies", "retransmissions",
+        "retransmit_one", "retransmitted_segments", "rtt", "sack_permitted", "send_base", "send_buffer", "send_ring", "snd_max",
+        "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "super_segment",
+        "timed_seq", "timed_since", "timers", "timestamps", "ts_offset", "ts_recent", "ts_recent_age", "was_full", "window_scaling",
+    )  # fmt: skip
+
+    def __init__(self, config: TcpConfig, iss: int, link_mss: int, *, super_segment: int = 65535, ts_offset: int = 0):
+        """`link_mss`: payload bytes that a segment without options carries on our link; `super_segment`: payload
+        bytes handed down at once (the link's segmentation makes packets of it)."""
+        self.config = config
+        self.state = State.CLOSED
+        self.events: list[Event] = []
+        self.error = 0  # errno of FAILED
+
+        # send sequence variables
+        self.iss = iss
+        self.send_base = iss + 1
+        self.snd_una = iss
+        self.snd_nxt = iss
+        self.snd_max = iss  # highest sent: snd_nxt goes back on a timeout
+        self.snd_wnd = 0
+        self.snd_wl1 = 0
+        self.snd_wl2 = 0
+        self.snd_wscale = 0
+        self.max_send_window = 0
+        # receive sequence variables
+        self.irs = 0
+        self.irs_known = False
+        self.receive_base = 0
+        self.rcv_nxt = 0
+        self.rcv_adv = 0  # right edge advertised; never moves left (RFC 9293 3.8.6)
+        self.rcv_wscale = 0
+        self.last_ack_sent = 0
+
+        self.link_mss = link_mss
+        self.mss = link_mss  # payload bytes per segment we send, options taken off
+        self.rcv_mss = link_mss  # largest we saw arrive; what "full-sized" means for delayed ACKs
+        self.super_segment = super_segment
+        self.send_buffer = config.send_buffer
+        self.receive_buffer = config.receive_buffer
+        self.send_ring: ByteRing | None = None  # made when first used: an idle connection stays small
+        self.receive_ring: ByteRing | None = None
+        self.out_of_order = RangeSet()
+        self.last_out_of_order = 0  # what arrived last: the first SACK block (RFC 2018 4)
+
+        # what was agreed on SYN
+        self.timestamps = False
+        self.ts_recent = 0
+        self.ts_recent_age = 0.0
+        self.ts_offset = ts_offset
+        self.sack_permitted = False
+        self.window_scaling = False
+
+        self.timers = Timers()
+        self.rtt = RoundTripEstimator(config)
+        self.congestion: CongestionController = make_controller(config.congestion, link_mss, config.initial_window_segments)
+        self.timed_seq: int | None = None  # the segment being timed (Karn: only data sent once)
+        self.timed_since = 0.0
+        self.duplicate_acks = 0
+        self.recovering = False
+        self.recover = iss  # RFC 6582 3.2
+        self.retransmissions = 0
+        self.retransmit_one = False
+        self.persist_backoff = 0
+        self.retransmitted_segments = 0
+
+        # pending output
+        self.ack_now = False
+        self.ack_pending = 0  # bytes received since the last ACK went out
+        self.probe_now = False
+        self.replies: list[tuple[int, int, int]] = []  # (seq, ack, flags) that go out before anything else
+        self.challenge_credit = 10
+        self.challenge_second = -1
+
+        # the user's wishes
+        self.passive = False
+        self.fin_wanted = False
+        self.fin_received = False
+        self.fin_seq: int | None = None  # where the peer's stream ends, once known
+        self.receive_shut = False
+        self.orphan = False
+        self.nodelay = False
+        self.cork = False
+        self.was_full = False
+        self.keepalive_on = False
+        self.keepalive_probes = 0
+        self.last_received = 0.0
+        self.last_send = 0.0
+
+    @property
+    def data_end(self) -> int:
+        """Sequence number after the last byte the user queued (a FIN would have this one)."""
+        return self.send_base + (self.send_ring.tail if self.send_ring is not None else 0)
+
+    @property
+    def receive_room(self) -> int:
+        """Bytes of receive buffer that are free."""
+        ring = self.receive_ring
+        return self.receive_buffer if ring is None else min(self.receive_buffer, ring.capacity) - len(ring)
+
+    def timestamp(self, now: float) -> int:
+        """Our timestamp clock: milliseconds (RFC 7323 5.4)."""
+        return (int(now * 1000) + self.ts_offset) & 0xFFFFFFFF

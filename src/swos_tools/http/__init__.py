@@ -1,0 +1,1 @@
+"""HTTP/1.1 for static files over any asyncio transport: read protocol.py first, then static.py."""
