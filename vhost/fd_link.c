@@ -4,12 +4,13 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/socket.h>
 #include <sys/uio.h>
 #include <unistd.h>
 
 #include "virtio_net.h"
 
-enum { STREAM_BUFFER_BYTES = 262144, VNET_HEADER_MAX = 12 };
+enum { STREAM_BUFFER_BYTES = 262144, VNET_HEADER_MAX = 12, PACKETS_LOOKED_AT = 2 * BURST_FRAMES };
 
 fd_link *fd_link_new(int fd, uint32_t mode, uint32_t medium, uint32_t header_size, uint32_t allowed_offloads)
 {
@@ -47,7 +48,10 @@ static int receive_packets(fd_link *link, frame_burst *burst)
 {
     uint64_t room = FRAME_BYTES_MAX + VNET_HEADER_MAX;
     int frames = 0;
-    while (burst->count < BURST_FRAMES && burst->pieces_used < BURST_PIECES && burst->arena_used + room <= BURST_ARENA_BYTES) {
+    /* `looks` ends: what is dropped costs the sender as little as us */
+    for (int looks = 0; looks < PACKETS_LOOKED_AT; looks++) {
+        if (burst->count >= BURST_FRAMES || burst->pieces_used >= BURST_PIECES || burst->arena_used + room > BURST_ARENA_BYTES)
+            break;
         uint8_t *slot = burst->arena + burst->arena_used;
         ssize_t got = read(link->fd, slot, room);
         if (got < 0) {
@@ -81,15 +85,16 @@ static int receive_packets(fd_link *link, frame_burst *burst)
 static int receive_stream(fd_link *link, frame_burst *burst)
 {
     int frames = 0;
-    int ended = 0;
     for (;;) {
-        uint32_t at = 0;
-        while (link->partial_length - at >= 4 && burst->count < BURST_FRAMES) {
-            const uint8_t *p = link->partial + at;
+        while (link->partial_length - link->partial_start >= 4 && burst->count < BURST_FRAMES) {
+            const uint8_t *p = link->partial + link->partial_start;
             uint32_t length = (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-            if (length == 0 || length > FRAME_BYTES_MAX)
+            if (length == 0 || length > FRAME_BYTES_MAX) {
+                if (frames)
+                    break; /* those before it are good; it is the next call's first */
                 return -EPROTO; /* framing is lost for good */
-            if (link->partial_length - at - 4 < length || burst->arena_used + length > BURST_ARENA_BYTES)
+            }
+            if (link->partial_length - link->partial_start - 4 < length || burst->arena_used + length > BURST_ARENA_BYTES)
                 break;
             uint8_t *slot = burst->arena + burst->arena_used;
             memcpy(slot, p + 4, length);
@@ -98,12 +103,16 @@ static int receive_stream(fd_link *link, frame_burst *burst)
             burst_add_bytes(burst, slot, length, offload, (int)link->medium);
             link->bytes_received += length;
             frames++;
-            at += 4 + length;
+            link->partial_start += 4 + length;
         }
-        memmove(link->partial, link->partial + at, link->partial_length - at);
-        link->partial_length -= at;
-        if (frames || ended)
+        if (frames)
             break;
+        /* what is left is less than one frame */
+        memmove(link->partial, link->partial + link->partial_start, link->partial_length - link->partial_start);
+        link->partial_length -= link->partial_start;
+        link->partial_start = 0;
+        if (link->partial_length == STREAM_BUFFER_BYTES)
+            break; /* only for a burst that was full before */
         ssize_t got = read(link->fd, link->partial + link->partial_length, STREAM_BUFFER_BYTES - link->partial_length);
         if (got < 0) {
             if (errno == EINTR)
@@ -131,7 +140,8 @@ int fd_link_receive(fd_link *link, frame_burst *burst)
 static int flush_unsent(fd_link *link)
 {
     while (link->unsent_offset < link->unsent_length) {
-        ssize_t sent = write(link->fd, link->unsent + link->unsent_offset, link->unsent_length - link->unsent_offset);
+        const uint8_t *rest = link->unsent + link->unsent_offset;
+        ssize_t sent = send(link->fd, rest, link->unsent_length - link->unsent_offset, MSG_NOSIGNAL);
         if (sent < 0) {
             if (errno == EINTR)
                 continue;
@@ -192,7 +202,13 @@ int fd_link_transmit(fd_link *link, segment_batch *batch, const link_limits *lim
             vectors[count++] = (struct iovec){frame.header, frame.header_length};
         for (uint32_t i = 0; i < frame.piece_count; i++)
             vectors[count++] = (struct iovec){(void *)(uintptr_t)frame.pieces[i].base, frame.pieces[i].length};
-        ssize_t sent = writev(link->fd, vectors, count);
+        ssize_t sent;
+        if (link->mode == FD_LINK_STREAM) {
+            struct msghdr message = {.msg_iov = vectors, .msg_iovlen = (size_t)count};
+            sent = sendmsg(link->fd, &message, MSG_NOSIGNAL); /* a peer that has gone is no reason to die */
+        } else {
+            sent = writev(link->fd, vectors, count);
+        }
         if (sent < 0) {
             if (errno == EINTR)
                 continue;

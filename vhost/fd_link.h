@@ -19,7 +19,8 @@ typedef struct {
     uint64_t bytes_received;
     uint64_t bytes_sent;
     uint64_t dropped;
-    uint8_t *partial;          /* stream: bytes of an unfinished frame */
+    uint8_t *partial;          /* stream: bytes that were read but are not in a burst yet */
+    uint32_t partial_start;
     uint32_t partial_length;
     uint8_t *unsent;           /* stream: rest of a frame that a short write left */
     uint32_t unsent_length;

@@ -43,16 +43,21 @@ static uint64_t block_size(const struct stat *status)
     return block < page || (block & (block - 1)) ? page : block;
 }
 
-int guest_memory_add(guest_memory *memory, uint64_t guest_address, uint64_t size, uint64_t user_address, uint64_t offset, int fd)
+int guest_memory_add(guest_memory *memory, uint64_t guest_address, uint64_t size, uint64_t user_address,
+                     uint64_t offset, int fd)
 {
     /* R1: ends are computed once here and can't wrap later; the last byte may be the highest address */
-    if (size == 0 || size - 1 > UINT64_MAX - guest_address || size - 1 > UINT64_MAX - user_address || size > UINT64_MAX - offset)
+    if (size == 0 || size > UINT64_MAX - offset)
+        return -EINVAL;
+    uint64_t last = size - 1;
+    if (last > UINT64_MAX - guest_address || last > UINT64_MAX - user_address)
         return -EINVAL;
     if ((guest_address | user_address | offset) % REGION_ALIGNMENT) /* R2 */
         return -EINVAL;
     for (uint32_t i = 0; i < memory->count; i++) { /* R4 */
         const memory_region *region = &memory->regions[i];
-        if (guest_address <= region->guest_address + (region->size - 1) && region->guest_address <= guest_address + (size - 1))
+        uint64_t region_last = region->guest_address + (region->size - 1);
+        if (guest_address <= region_last && region->guest_address <= guest_address + last)
             return -EEXIST;
     }
     if (memory->count == MEMORY_REGIONS)
@@ -69,7 +74,8 @@ int guest_memory_add(guest_memory *memory, uint64_t guest_address, uint64_t size
     uint64_t block = block_size(&status);
     uint64_t before = offset & (block - 1);
     uint64_t mapping_size = (before + size + block - 1) & ~(block - 1);
-    uint8_t *mapping = mmap(NULL, mapping_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)(offset - before));
+    uint8_t *mapping =
+        mmap(NULL, mapping_size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, (off_t)(offset - before));
     if (mapping == MAP_FAILED)
         return -errno;
     madvise(mapping, mapping_size, MADV_DONTDUMP); /* a guest's memory has no place in our core dump */

@@ -27,7 +27,8 @@ void guest_memory_free(guest_memory *memory); /* unmaps all */
  * which check failed: -EINVAL sizes or alignment (R1, R2), -EEXIST overlap of
  * guest addresses (R4), -ERANGE file too short (R2), -ENOSPC no slot,
  * -EMEDIUMTYPE not a regular file (R2); others come from fstat() and mmap(). */
-int guest_memory_add(guest_memory *memory, uint64_t guest_address, uint64_t size, uint64_t user_address, uint64_t offset, int fd);
+int guest_memory_add(guest_memory *memory, uint64_t guest_address, uint64_t size, uint64_t user_address,
+                     uint64_t offset, int fd);
 /* 1 when exactly this region is mapped already. */
 int guest_memory_has(const guest_memory *memory, uint64_t guest_address, uint64_t size, uint64_t user_address);
 /* Unmaps exactly this region: 0, or -ENOENT.  No pointer into it may be in use. */

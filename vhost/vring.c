@@ -9,8 +9,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
+#include "chain.h"
 #include "virtio_net.h"
 
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
@@ -18,24 +18,13 @@
 #endif
 
 enum {
-    DESC_NEXT = 1,
-    DESC_WRITE = 2,
-    DESC_INDIRECT = 4,
     AVAIL_NO_INTERRUPT = 1,
     USED_NO_NOTIFY = 1,
-    DESCRIPTOR_BYTES = 16,
     ETHERNET_HEADER = 14,
     NET_HEADER_MAX = 12,
 };
 
 #define CHAIN_BYTES_MAX (1ull << 32) /* 2.7.5 */
-
-typedef struct {
-    uint64_t address;
-    uint32_t length;
-    uint16_t flags;
-    uint16_t next;
-} descriptor;
 
 struct vring_scratch {
     frame_piece pieces[VRING_PIECES]; /* where the frame being written goes */
@@ -65,11 +54,6 @@ void vring_free(vring *ring)
 
 /* --- what both sides share ------------------------------------------------ */
 
-static int has(const vring *ring, int feature)
-{
-    return ring->features >> feature & 1;
-}
-
 /* 2.5: indices are 16 bits, aligned, loaded and stored whole. */
 static uint16_t load_index(const uint8_t *at, memory_order order)
 {
@@ -95,26 +79,6 @@ static void store_used_element(const vring *ring, uint16_t index, uint32_t head,
 {
     uint32_t element[2] = {head, length};
     memcpy(ring->used + 4 + 8 * (index & (ring->size - 1)), element, sizeof element);
-}
-
-/* Adds one to an eventfd.  A full counter (EAGAIN) has its reader awake already (T3). */
-static int poke(int fd)
-{
-    uint64_t one = 1;
-    ssize_t written;
-    do
-        written = write(fd, &one, sizeof one);
-    while (written < 0 && errno == EINTR);
-    return written == sizeof one;
-}
-
-/* D8: nothing of this ring is read or written any more; other rings go on. */
-static int break_ring(vring *ring, uint32_t reason)
-{
-    ring->broken = reason;
-    if (ring->err_fd >= 0)
-        poke(ring->err_fd);
-    return -1;
 }
 
 static uint64_t avail_bytes(uint32_t size)
@@ -214,7 +178,8 @@ static void publish(vring *ring, uint16_t used)
 
 /* --- set-up --------------------------------------------------------------- */
 
-int vring_start(vring *ring, const guest_memory *memory, uint32_t size, uint64_t features, uint64_t desc, uint64_t avail, uint64_t used, uint16_t base)
+int vring_start(vring *ring, const guest_memory *memory, uint32_t size, uint64_t features, uint64_t desc,
+                uint64_t avail, uint64_t used, uint16_t base)
 {
     ring->running = 0;
     if (size == 0 || size > VRING_SIZE_MAX || (size & (size - 1))) /* V1 */
@@ -243,7 +208,7 @@ int vring_start(vring *ring, const guest_memory *memory, uint32_t size, uint64_t
         return -EINVAL;
     }
     ring->running = 1;
-    store_index(ring->used, 0, memory_order_relaxed); /* 2.7.10.1: zero with an event index, and an invitation without */
+    store_index(ring->used, 0, memory_order_relaxed); /* 2.7.10.1: stays zero with an event index */
     arm_kicks(ring, base);
     return 0;
 }
@@ -288,150 +253,14 @@ uint32_t vring_available(vring *ring)
     return count < ring->size ? count : ring->size;
 }
 
-/* --- walking a chain ------------------------------------------------------ */
-
-typedef struct {
-    vring *ring;
-    const guest_memory *memory;
-    const memory_region *region; /* where the last address was found */
-    const uint8_t *table;        /* NULL: an indirect table that lies in several regions */
-    uint64_t table_address;      /* of an indirect table */
-    uint32_t table_size;         /* descriptors */
-    uint32_t index;
-    uint32_t steps;              /* taken in this table */
-    uint32_t ring_steps;         /* descriptors of the ring itself, once the chain has been walked */
-    int indirect;
-} chain_walk;
-
-/* The part of [address, address + length) that lies in the first byte's region (R3). */
-static inline uint8_t *reach(chain_walk *walk, uint64_t address, uint32_t length, uint32_t *part)
-{
-    const memory_region *region = walk->region;
-    uint64_t offset = address - region->guest_address;
-    if (__builtin_expect(offset >= region->size, 0)) { /* also when the address is below: the difference wraps */
-        region = guest_memory_find(walk->memory, address);
-        if (!region)
-            return NULL;
-        walk->region = region;
-        offset = address - region->guest_address;
-    }
-    uint64_t rest = region->size - offset;
-    *part = length < rest ? length : (uint32_t)rest;
-    return region->host + offset;
-}
-
-/* D1: one read of 16 bytes, which need not be aligned in an indirect table. */
-static inline descriptor load_descriptor(const uint8_t *at)
-{
-    typedef uint64_t word __attribute__((aligned(1), may_alias));
-    const volatile word *words = (const volatile word *)(const void *)at;
-    union {
-        uint64_t words[2];
-        descriptor fields;
-    } local = {{words[0], words[1]}};
-    return local.fields;
-}
-
-/* A descriptor of a table that enter_indirect() found to be mapped, in pieces. */
-static descriptor load_scattered(chain_walk *walk, uint64_t address)
-{
-    union {
-        uint8_t bytes[DESCRIPTOR_BYTES];
-        descriptor fields;
-    } local = {{0}};
-    for (uint32_t i = 0; i < DESCRIPTOR_BYTES; i++) {
-        uint32_t part;
-        const volatile uint8_t *byte = reach(walk, address + i, 1, &part);
-        if (byte)
-            local.bytes[i] = *byte;
-    }
-    return local.fields;
-}
-
-/* D4 */
-static int enter_indirect(chain_walk *walk, descriptor from)
-{
-    vring *ring = walk->ring;
-    uint32_t limit = ring->size > VRING_INDIRECT_MAX ? ring->size : VRING_INDIRECT_MAX;
-    if (!has(ring, VIRTIO_F_INDIRECT_DESC) || walk->indirect || (from.flags & DESC_NEXT))
-        return break_ring(ring, VRING_BAD_INDIRECT);
-    if (from.length == 0 || from.length % DESCRIPTOR_BYTES || from.length / DESCRIPTOR_BYTES > limit)
-        return break_ring(ring, VRING_BAD_INDIRECT);
-    uint32_t part;
-    const uint8_t *table = reach(walk, from.address, from.length, &part);
-    if (!table)
-        return break_ring(ring, VRING_BAD_INDIRECT);
-    if (part < from.length) {
-        table = NULL;
-        uint64_t address = from.address;
-        for (uint32_t left = from.length; left > part;) {
-            left -= part;
-            address += part;
-            if (address == 0 || !reach(walk, address, left, &part))
-                return break_ring(ring, VRING_BAD_INDIRECT);
-        }
-    }
-    walk->table = table;
-    walk->table_address = from.address;
-    walk->table_size = from.length / DESCRIPTOR_BYTES;
-    walk->index = 0;
-    walk->ring_steps = walk->steps;
-    walk->steps = 0;
-    walk->indirect = 1;
-    return 0;
-}
-
-static inline int walk_begin(chain_walk *walk, uint16_t head)
-{
-    vring *ring = walk->ring;
-    if (head >= ring->size) /* D2 */
-        return break_ring(ring, VRING_BAD_HEAD);
-    walk->table = ring->desc;
-    walk->table_size = ring->size;
-    walk->index = head;
-    walk->steps = 0;
-    walk->indirect = 0;
-    return 0;
-}
-
-/* Reads the descriptor at `index`, through the indirect table if there is one. */
-static inline int walk_fetch(chain_walk *walk, descriptor *out)
-{
-    for (;;) {
-        if (walk->steps++ >= walk->table_size) /* D3 */
-            return break_ring(walk->ring, VRING_LOOP);
-        if (__builtin_expect(walk->table != NULL, 1))
-            *out = load_descriptor(walk->table + DESCRIPTOR_BYTES * (uint64_t)walk->index);
-        else
-            *out = load_scattered(walk, walk->table_address + DESCRIPTOR_BYTES * (uint64_t)walk->index);
-        if (!(out->flags & DESC_INDIRECT)) /* its WRITE flag means nothing (2.7.5.3.2) */
-            return 0;
-        if (enter_indirect(walk, *out) != 0)
-            return -1;
-    }
-}
-
-/* 1: there is another descriptor, 0: the chain ends here, -1: broken. */
-static inline int walk_next(chain_walk *walk, const descriptor *current)
-{
-    if (!(current->flags & DESC_NEXT)) {
-        if (!walk->indirect)
-            walk->ring_steps = walk->steps;
-        return 0;
-    }
-    if (current->next >= walk->table_size) /* D2 */
-        return break_ring(walk->ring, VRING_BAD_NEXT);
-    walk->index = current->next;
-    return 1;
-}
-
 /* --- the guest's transmit queue ------------------------------------------- */
 
 /* CHAIN_BROKEN and FILL_BROKEN are what break_ring() returns. */
 enum { CHAIN_BROKEN = -1, CHAIN_DROPPED = 0, CHAIN_FRAME = 1, CHAIN_LATER = 2 };
 
 /* Collects the frame of one chain at burst->pieces[pieces_used ...]. */
-static int gather_chain(chain_walk *walk, frame_burst *burst, uint16_t head, uint32_t allowed, frame_offload *offload, uint32_t *piece_count)
+static int gather_chain(chain_walk *walk, frame_burst *burst, uint16_t head, uint32_t allowed, frame_offload *offload,
+                        uint32_t *piece_count)
 {
     vring *ring = walk->ring;
     frame_piece *pieces = burst->pieces + burst->pieces_used;
@@ -497,7 +326,8 @@ static uint32_t negotiated_offloads(const vring *ring)
 {
     if (!has(ring, VIRTIO_NET_F_CSUM))
         return 0; /* 5.1.3.1: the others need it */
-    return OFFLOAD_CHECKSUM | (has(ring, VIRTIO_NET_F_HOST_TSO4) ? OFFLOAD_TSO4 : 0) | (has(ring, VIRTIO_NET_F_HOST_TSO6) ? OFFLOAD_TSO6 : 0);
+    return OFFLOAD_CHECKSUM | (has(ring, VIRTIO_NET_F_HOST_TSO4) ? OFFLOAD_TSO4 : 0) |
+           (has(ring, VIRTIO_NET_F_HOST_TSO6) ? OFFLOAD_TSO6 : 0);
 }
 
 int vring_receive(vring *ring, frame_burst *burst, uint32_t budget, int discard)
@@ -553,7 +383,7 @@ int vring_receive(vring *ring, frame_burst *burst, uint32_t budget, int discard)
 int vring_release(vring *ring, frame_burst *burst)
 {
     uint32_t count = burst->completions;
-    if (!ready(ring) || count > ring->outstanding) { /* T1: a burst from before the ring's last start is none of its own */
+    if (!ready(ring) || count > ring->outstanding) { /* T1: it may stem from before the ring's last start */
         burst_clear(burst);
         return ring->broken || count ? -1 : 0;
     }
@@ -679,7 +509,7 @@ static int fill_buffers(chain_walk *walk, buffer_fill *fill, uint64_t needs, int
 static void write_frame(const vring *ring, const buffer_fill *fill, const rendered_frame *frame)
 {
     uint8_t head[NET_HEADER_MAX + SEGMENT_HEADER_MAX];
-    virtio_net_header_emit(head, ring->header_size, frame, (uint16_t)fill->buffers); /* N7: long before it is published */
+    virtio_net_header_emit(head, ring->header_size, frame, (uint16_t)fill->buffers); /* N7 */
     memcpy(head + ring->header_size, frame->header, frame->header_length);
     frame_piece sources[3] = {{head, ring->header_size + frame->header_length}};
     uint32_t source_count = 1;

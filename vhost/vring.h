@@ -88,7 +88,8 @@ void vring_free(vring *ring);
  * it at `base`, asking for kicks.  Checks V1..V3 and V6.  Returns 0 or -EINVAL,
  * -EFAULT.  The memory has to outlive the ring's run; its regions may change
  * between calls while no burst is out. */
-int vring_start(vring *ring, const guest_memory *memory, uint32_t size, uint64_t features, uint64_t desc, uint64_t avail, uint64_t used, uint16_t base);
+int vring_start(vring *ring, const guest_memory *memory, uint32_t size, uint64_t features, uint64_t desc,
+                uint64_t avail, uint64_t used, uint16_t base);
 /* Stops it and returns the next available index not yet completed: chains of
  * a burst that was not released count as never taken. */
 uint16_t vring_stop(vring *ring);

@@ -181,7 +181,7 @@ class Capability:
         allowed = self._decisions.get((operation, protocol, address, port))
         return self._decide(operation, protocol, address, port) if allowed is None else allowed
 
-    def attenuate(self, rules: "str | Iterable[Rule | str]", label: str | None = None) -> "Capability":
+    def attenuate(self, rules: str | Iterable[Rule | str], label: str | None = None) -> "Capability":
         """A narrower capability with `rules` (Rule objects or their text; one string is split at white space).
 
         Every rule must be covered by one rule held here, else AmplificationError (EPERM): the union of two rules is

@@ -3,3 +3,4 @@
 import time
 
 monotonic = time.monotonic
+wall_ns = time.time_ns  # nanoseconds since 1970, for captures and logs only

@@ -11,10 +11,11 @@ import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any, TextIO
 
+from swos_net import Capability, Rule
+from swos_net import open_stack as build_stack
 from swos_net.address import parse_mac
-from swos_net.capability import Capability, Rule
-
-DEVICES = "vhost-user:PATH (we listen), vhost-user-connect:PATH, tap:NAME, stream:PATH"
+from swos_net.asyncio import StackRunner
+from swos_net.device.open_device import KINDS
 
 
 class ArgumentParser(argparse.ArgumentParser):
@@ -27,7 +28,8 @@ class ArgumentParser(argparse.ArgumentParser):
 def add_stack_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options that `open_stack` and `tool_capability` read, each checked for its form."""
     group = parser.add_argument_group("network")
-    group.add_argument("--device", required=True, metavar="KIND:WHERE", help=f"link to the network: {DEVICES}")
+    group.add_argument("--device", required=True, metavar="KIND:WHERE",
+                       help=f"link to the network: {', '.join(form for form, _ in KINDS.values())}")
     group.add_argument("--address", action="append", default=[], metavar="A/P", type=_text(ipaddress.ip_interface),
                        help="own IPv4 or IPv6 address with its prefix length; repeatable")
     group.add_argument("--gateway", action="append", default=[], metavar="A", type=_text(ipaddress.ip_address),
@@ -46,18 +48,13 @@ def add_stack_options(parser: argparse.ArgumentParser) -> None:
 
 
 @contextlib.asynccontextmanager
-async def open_stack(arguments: argparse.Namespace) -> AsyncIterator[tuple[Any, Any]]:
-    """Opens device and stack and runs them on this event loop: `async with open_stack(a) as (stack, runner)`.
+async def open_stack(arguments: argparse.Namespace) -> AsyncIterator[StackRunner]:
+    """Opens device and stack and runs them on this event loop: `async with open_stack(arguments) as runner`.
 
     OSError or ValueError when that cannot be done, with a text that says what is missing.
     """
-    # late, so that --help and wrong options need no data plane
-    from swos_net.asyncio import StackRunner
-    from swos_net.runtime.open_stack import open_stack as build
-
-    stack, *devices = build(arguments.device, **stack_settings(arguments))
-    async with StackRunner(stack, devices) as runner:
-        yield stack, runner
+    async with StackRunner(build_stack(arguments.device, **stack_settings(arguments))) as runner:
+        yield runner
 
 
 def stack_settings(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import signal
 import sys
 from collections.abc import Callable
 
-from swos_net.capability import CapabilityError
+from swos_net import CapabilityError
 from swos_tools.cli import (ArgumentParser, LineLog, add_stack_options, number, open_stack,
                             reason, tool_capability)
 from swos_tools.http.message import Limits
@@ -55,18 +55,18 @@ async def serve(arguments: argparse.Namespace, opener: Callable = open_stack) ->
     service = HttpService(files, limits=limits, log=None if arguments.quiet else log.write)
     async with contextlib.AsyncExitStack() as opened:
         try:
-            stack, runner = await opened.enter_async_context(opener(arguments))
+            runner = await opened.enter_async_context(opener(arguments))
         except (OSError, ValueError) as error:
             return _failed("socket", reason(error))
         port = arguments.port
         try:
-            capability = tool_capability(stack.root, arguments, [f"tcp:bind,listen,accept:*:{port or '*'}"], "httpd")
+            capability = tool_capability(runner.stack.root, arguments, [f"tcp:bind,listen,accept:*:{port or '*'}"], "httpd")
             server = await runner.create_server(lambda: HttpProtocol(service), "::" if arguments.ipv6 else None, port,
                                                 capability=capability)
         except OSError as error:
             return _failed(_step(error), reason(error))
         if not port:
-            port = server.sockets[0].getsockname()[1]
+            port = server.sockname[1]
         log.write(f"httpd: listening on {port}{' (IPv6)' if arguments.ipv6 else ''}")
         await stopped.wait()
         server.close()

@@ -68,7 +68,9 @@ class Vring:
         if code and self.c.broken:
             raise os_error(code, self.broken_check)
         if code:
-            raise os_error(code, "V1, V2: a ring has a power of two descriptors up to 32768; its parts are aligned to 16, 2, 4")
+            raise os_error(
+                code, "V1, V2: a ring has a power of two descriptors up to 32768, its parts are aligned to 16, 2, 4"
+            )
         self._memory = memory
 
     def stop(self) -> int:

@@ -60,13 +60,11 @@ class PairDevice:
         if len(peer._queue) >= QUEUE_FRAMES:
             self._blocked = True
             return False
-        was_empty = not peer._queue
         for frame in batch.frames(self._limits):
             peer._queue.append(frame)
             self._frames += 1
             self._bytes += len(frame[0])
-        if was_empty and peer._queue:
-            peer._wake()
+        peer._wake()
         return True
 
     def counters(self) -> dict[str, int]:

@@ -202,12 +202,14 @@ class DhcpClient:
             return self._drop("unexpected")
         kind = message.message_type
         server = dhcpv4.address_option(message, dhcpv4.SERVER_IDENTIFIER) or source
+        if self._state == ClientState.REQUESTING and server != self._offer.server_address:
+            return self._drop("unexpected")  # another server's, or nobody's
         if kind == MessageType.OFFER and self._state == ClientState.SELECTING:
             self._offer_received(message, server, now)
         elif kind == MessageType.ACK and self._state != ClientState.SELECTING:
             self._acknowledgment_received(message, server, now)
         elif kind == MessageType.NAK and self._state != ClientState.SELECTING:
-            self._refusal_received(server, now)
+            self._refusal_received(now)
         else:
             self._drop("unexpected")
 
@@ -293,9 +295,7 @@ class DhcpClient:
         self._state = ClientState.BOUND
         self._events.append(self._bound)
 
-    def _refusal_received(self, server: bytes, now: float) -> None:
-        if self._state == ClientState.REQUESTING and self._offer.server_address != server:
-            return self._drop("unexpected")
+    def _refusal_received(self, now: float) -> None:
         self.counters["nak"] += 1
         if self._bound is not None:
             self._lose("refused")
@@ -306,7 +306,7 @@ class DhcpClient:
         self._state = ClientState.INIT
         self._offer = None
         self._renew_at = self._rebind_at = self._expire_at = None
-        self._retransmit_at = now + min(2.0 ** self._refusals, self._config.retransmit_max)
+        self._retransmit_at = now + min(2.0 ** min(self._refusals, 16), self._config.retransmit_max)
 
     def _lease_of(self, message: DhcpMessage, server: bytes, seconds: int) -> LeaseBound:
         """What the acknowledgment says; options missing there are taken from the offer, then from the fallback as
@@ -321,7 +321,9 @@ class DhcpClient:
         if dns is None:
             dns = [one for one in fallback.dns if prefix_matches(one, address, length)]
         mtu = self._option(message, lambda m: dhcpv4.integer_option(m, dhcpv4.INTERFACE_MTU, 2))
-        return LeaseBound(address, length, router, tuple(dns[:_DNS_MAX]), mtu if mtu and mtu >= 68 else None, seconds, server)
+        if mtu is not None and mtu < 68:  # RFC 2132 5.1
+            mtu = None
+        return LeaseBound(address, length, router, tuple(dns[:_DNS_MAX]), mtu, seconds, server)
 
     def _option(self, message: DhcpMessage, read: Callable[[DhcpMessage], object]) -> object:
         value = read(message)

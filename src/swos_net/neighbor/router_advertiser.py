@@ -80,7 +80,8 @@ class RouterAdvertiser:
     """Advertises `config` from `source`, our link-local address on an interface with the link address
     `link_address`.  Silent until `start`.  With a `cache`, the link addresses of soliciting hosts are learned.
 
-    The stack receives for the all-routers group, and has `NeighborDiscovery` say that this is a router.
+    The stack receives for the all-routers group, has `NeighborDiscovery` say that this is a router, and starts it once
+    `source` is ready (RFC 4862 5.4: nothing is sent from a tentative address).
     """
 
     def __init__(
@@ -238,7 +239,7 @@ class RouterAdvertiser:
         try:
             ndisc.emit(self._advertisement(config, False), self.source, ALL_NODES6)
         except (ValueError, struct.error) as error:
-            raise os_error(errno.EINVAL, f"a value of RouterAdvertiserConfig does not fit its field ({error})") from None
+            raise os_error(errno.EINVAL, f"a RouterAdvertiserConfig value does not fit its field ({error})") from None
         return config
 
     def _advertisement(self, config: RouterAdvertiserConfig, final: bool) -> RouterAdvertisement:

@@ -4,6 +4,7 @@ Read first: neighbor/cache.py.  Frames that are complete wait in `control`, data
 have something to say in `output_ready`; `fill` turns them into a batch when the device has room.
 """
 
+import errno
 from collections import deque
 from collections.abc import Callable
 
@@ -14,12 +15,14 @@ from swos_net.address import (
     is_ipv4,
     is_link_local,
     is_multicast,
+    link_local_from_mac,
     multicast_mac,
     parse_address,
     prefix_matches,
     solicited_node,
 )
 from swos_net.dataplane.batch import Batch, FlowPath
+from swos_net.errors import os_error
 from swos_net.ip.routing import InterfaceAddress, select_source
 from swos_net.link import LinkFeatures, Medium
 from swos_net.neighbor import arp, cache, ndisc
@@ -60,7 +63,7 @@ class Interface:
         self.advertiser: RouterAdvertiser | None = None
         self.scheduled: float | None = None
         config = stack.config.neighbor
-        self.neighbors = cache.NeighborCache(config, self._solicit)
+        self.neighbors = cache.NeighborCache(config, self._solicit, random=stack.random)
         mac = link.address or bytes(6)
         self.arp = arp.Arp(self.neighbors, mac, self.source_towards, random=stack.random)
         self.ndisc = ndisc.NeighborDiscovery(self.neighbors, mac, config, self.source_towards, random=stack.random)
@@ -100,7 +103,9 @@ class Interface:
 
     def advertise(self, config: RouterAdvertiserConfig, now: float) -> None:
         """Sends router advertisements from our link-local address, so that hosts on the link configure themselves."""
-        source = next(entry.address for entry in self.addresses if is_link_local(entry.address) and not is_ipv4(entry.address))
+        if self.link.address is None:
+            raise os_error(errno.EOPNOTSUPP, "router advertisements need a link with link-local addresses")
+        source = link_local_from_mac(self.link.address)
         self.destinations[ALL_ROUTERS6] = MULTICAST
         self.ndisc.is_router = True
         self.advertiser = RouterAdvertiser(config, self.link.address, source, random=self.stack.random, cache=self.neighbors)
@@ -150,8 +155,9 @@ class Interface:
         """Moves what the neighbour machines have to say into frames, and acts on their events."""
         for destination, payload in self.arp.packets_to_send(now):
             self.queue_frame(destination + self.link.address + ETHERTYPE_ARP + payload)
-        for source, destination, hop_limit, message in self.ndisc.packets_to_send(now):
-            self._queue_icmpv6(source, destination, hop_limit, message, now)
+        while packets := self.ndisc.packets_to_send(now):  # resolving one's destination may ask for another
+            for source, destination, hop_limit, message in packets:
+                self._queue_icmpv6(source, destination, hop_limit, message, now)
         if self.advertiser is not None:
             for source, destination, hop_limit, message in self.advertiser.packets_to_send(now):
                 self._queue_icmpv6(source, destination, hop_limit, message, now)
@@ -167,6 +173,8 @@ class Interface:
                     self._address_ready(event.address)
                 elif isinstance(event, (arp.Conflict, ndisc.DuplicateAddress)):
                     self.counters["AddressConflicts"] += 1
+                    if event.lost:
+                        self.remove_address(event.address, now)
                 self.stack.tell(event, self)
         self.stack.deadlines.schedule(self)
 

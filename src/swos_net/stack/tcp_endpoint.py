@@ -66,7 +66,8 @@ class TcpEndpoint(Endpoint):
     def take_error(self) -> int:
         """SO_ERROR: the errno of a failure, once; 0 otherwise."""
         error = 0 if self._error_told else self.connection.tcb.error
-        self._error_told = True
+        if error:
+            self._error_told = True
         return error
 
     def raise_error(self) -> None:

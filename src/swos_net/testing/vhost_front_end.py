@@ -1,11 +1,10 @@
 """A vhost-user front-end in this process: the part of QEMU that a test of a back-end needs.
 
-Read first: device/vhost_user/message.py.  It speaks the protocol and shares a file as guest memory; what lies in that
-memory is a virtio driver's.  It waits for an answer at most `timeout` seconds, and meanwhile gives the back-end its
-turn when that is in this process, too.
+Read first: device/vhost_user/message.py, virtio_driver.py.  `VhostFrontEnd` speaks the protocol, `VhostGuest` adds
+well-behaved drivers on both rings of every queue pair.  They wait for an answer a few seconds at most, or give the
+back-end its turn when that is in this process, too.
 """
 
-import mmap
 import os
 import select
 import socket
@@ -15,7 +14,6 @@ from swos_net.device.vhost_user.message import (
     FORMATS,
     HEADER_SIZE,
     U64,
-    VRING_NO_FD,
     MemoryRegion,
     MemoryTable,
     Payload,
@@ -26,35 +24,11 @@ from swos_net.device.vhost_user.message import (
     parse_header,
     parse_reply,
 )
-
-# Three address spaces that no test can mistake for one another: guest-physical, the front-end's and the file's.
-GUEST_ADDRESS = 0x4000_0000
-USER_ADDRESS = 0x7F00_0000_0000
+from swos_net.testing.virtio_driver import DriverQueue, GuestRam, NetDriver
 
 
 class FrontEndError(Exception):
     """The back-end refused, closed the connection or did not answer in time."""
-
-
-class SharedMemory:
-    """Guest memory of `size` bytes in a sealed memfd, mapped at `view`, as one region or several of equal size."""
-
-    def __init__(self, size: int = 1 << 24, *, regions: int = 1):
-        self.size = size
-        self.fd = os.memfd_create("guest", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.ftruncate(self.fd, size)
-        self.view = mmap.mmap(self.fd, size)
-        part = size // regions
-        self.regions = [
-            MemoryRegion(GUEST_ADDRESS + start, part, USER_ADDRESS + start, start) for start in range(0, size, part)
-        ]
-
-    def user_address(self, guest_address: int) -> int:
-        return guest_address - GUEST_ADDRESS + USER_ADDRESS
-
-    def close(self) -> None:
-        self.view.close()
-        os.close(self.fd)
 
 
 class VhostFrontEnd:
@@ -155,21 +129,19 @@ class VhostFrontEnd:
         self.request(Request.SET_OWNER)
         self.request(Request.SET_FEATURES, U64(self.features))
 
-    def share(self, memory: SharedMemory) -> None:
-        self.request(Request.SET_MEM_TABLE, MemoryTable(memory.regions), [memory.fd] * len(memory.regions))
+    def share(self, ram: GuestRam) -> None:
+        self.request(Request.SET_MEM_TABLE, memory_table(ram), [ram.fd] * len(ram.regions))
 
-    def set_up_ring(self, index: int, size: int, desc: int, avail: int, used: int, *, base: int = 0, call: bool = True) -> None:
-        """Starts a ring whose parts are at these addresses of the front-end; its eventfds are in `kicks` and `calls`."""
-        self.request(Request.SET_VRING_NUM, VringState(index, size))
+    def set_up_ring(self, index: int, queue: DriverQueue, *, base: int = 0) -> None:
+        """Starts a ring in QEMU's order of messages; its eventfds are in `kicks`, `calls` and `errors`."""
+        desc, avail, used = queue.addresses
+        self.request(Request.SET_VRING_NUM, VringState(index, queue.size))
         self.request(Request.SET_VRING_BASE, VringState(index, base))
         self.request(Request.SET_VRING_ADDR, VringAddress(index, 0, desc, used, avail))
-        self.set_err(index)
         # QEMU's kick descriptors are readable from the start.
         self.set_kick(index, primed=True)
-        if call:
-            self.set_call(index)
-        else:
-            self.request(Request.SET_VRING_CALL, U64(index | VRING_NO_FD))
+        self.set_call(index)
+        self.set_err(index)
 
     def set_kick(self, index: int, *, primed: bool = False) -> None:
         self._set_fd(self.kicks, Request.SET_VRING_KICK, index, os.eventfd(primed, os.EFD_NONBLOCK | os.EFD_CLOEXEC))
@@ -203,6 +175,55 @@ class VhostFrontEnd:
     def reported(self, index: int) -> int:
         """How often the back-end reported the ring as broken since the last call."""
         return _count(self.errors[index])
+
+
+class VhostGuest(VhostFrontEnd):
+    """A front-end and the guest behind it: one NetDriver per queue pair in `drivers`, in memory of its own.
+
+    `start()` brings the device up; frames then go through the drivers, which kick as drivers do.
+    """
+
+    def __init__(self, sock: socket.socket, *, ram: GuestRam | None = None, queue_pairs: int = 1, **options):
+        super().__init__(sock, **options)
+        self.ram = ram or GuestRam()
+        self._owns_ram = ram is None
+        self.queue_pairs = queue_pairs
+        self.drivers: list[NetDriver] = []
+
+    def start(self, features: int = (1 << 64) - 1, size: int = 256) -> None:
+        """Negotiates, shares memory, and starts and enables all rings with receive buffers in them."""
+        self.negotiate(features)
+        self.drivers = [self._driver(pair, size) for pair in range(self.queue_pairs)]
+        self.share(self.ram)
+        for index, queue in enumerate(self.queues):
+            self.enable_ring(index)
+            self.set_up_ring(index, queue)
+        for driver in self.drivers:
+            driver.post()
+
+    @property
+    def queues(self) -> list[DriverQueue]:
+        """By ring index."""
+        return [queue for driver in self.drivers for queue in (driver.receive_queue, driver.transmit_queue)]
+
+    def _driver(self, pair: int, size: int) -> NetDriver:
+        return NetDriver(
+            self.ram,
+            self.features,
+            size,
+            kick_receive=lambda: self.kick(2 * pair),
+            kick_transmit=lambda: self.kick(2 * pair + 1),
+        )
+
+    def close(self) -> None:
+        super().close()
+        if self._owns_ram:
+            self.ram.close()
+
+
+def memory_table(ram: GuestRam) -> MemoryTable:
+    """The regions of `ram` as SET_MEM_TABLE has them."""
+    return MemoryTable([MemoryRegion(r.guest_address, r.size, r.user_address, r.offset) for r in ram.regions])
 
 
 def _count(fd: int) -> int:

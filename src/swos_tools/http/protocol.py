@@ -236,8 +236,8 @@ class HttpProtocol(asyncio.Protocol):
         except HttpParserUpgrade:
             pass  # on_message_complete made it the last request
         except HttpParserError:
-            if not self._last:
-                self._fail(self._refusal or 400)
+            # after a last request it fails as well; the answer to that one ends the matter
+            self._fail(self._refusal or 400)
             return
         if request is not None and self._request is request:
             # httptools keeps an unfinished field to itself: what it may gather is counted here

@@ -1,9 +1,8 @@
 """Bytes of a file into a transport, as fast as it takes them and never all in memory.
 
-The seam: a transport may have `write_file(fd, offset, count) -> int`, which moves bytes from the file straight into
-its own send buffer and returns how many fitted, 0 when it is full.  Having taken fewer than asked it counts as
-paused: it has called the protocol's pause_writing, or calls resume_writing all the same once there is room, but
-never from inside `write_file` itself.  Every other transport gets chunks through `write`.
+The seam: a transport may have `write_file(fd, offset, count) -> int`, as those of swos_net.asyncio do.  It moves bytes
+from the file straight into the send buffer and returns how many fitted; having no room for the rest it has paused the
+protocol before it returns, and calls resume_writing later.  Every other transport gets chunks through `write`.
 """
 
 import asyncio
@@ -44,7 +43,6 @@ class FileSender:
                 return True
             if os.fstat(self._fd).st_size < self._end:
                 raise EOFError("the file became shorter while it was sent")
-            self.paused = True
             return False
         for _ in range(CHUNKS_PER_TURN):
             if self.paused:

@@ -5,11 +5,10 @@ second, and only while there are connections.
 """
 
 import asyncio
-import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from swos_net.clock import monotonic
+from swos_net.clock import monotonic, wall_ns
 from swos_tools.http.conditional import format_date
 from swos_tools.http.message import Limits, Request, Response, empty_response
 
@@ -26,11 +25,12 @@ class Responder(Protocol):
 
 
 class HttpService:
-    """One HTTP server.  `log` gets one line per response, or is None; `clock` is monotonic, `wall_clock` tells dates."""
+    """One HTTP server.  `log` gets one line per response, or is None; `clock` counts seconds,
+    `wall_clock` nanoseconds since 1970."""
 
     def __init__(self, responder: Responder, *, limits: Limits = Limits(), log: Callable[[str], None] | None = None,
                  name: str = "httpd", clock: Callable[[], float] = monotonic,
-                 wall_clock: Callable[[], float] = time.time) -> None:
+                 wall_clock: Callable[[], int] = wall_ns) -> None:
         self.limits = limits
         self.clock = clock
         self.stopping = False
@@ -49,15 +49,14 @@ class HttpService:
         failure = request.failure
         response = empty_response(failure) if failure else self._responder.respond(request)
         if self._log is not None:
-            path = request.target.partition(b"?")[0].decode("ascii", "backslashreplace") or "-"
-            if not path.isprintable():
-                path = ascii(path)  # one request must not look like two lines
+            # the parser lets only printable ASCII through
+            path = request.target.partition(b"?")[0].decode("ascii") or "-"
             self._log(f"{self._name}: {response.status} {path}")
         return response
 
     def date(self) -> bytes:
         """The value of Date, made once a second."""
-        second = int(self._wall_clock())
+        second = self._wall_clock() // 1_000_000_000
         if second != self._second:
             self._second = second
             self._date = format_date(second)

@@ -9,10 +9,10 @@ import errno
 import mimetypes
 import os
 import stat
-import time
 from collections.abc import Callable
 from urllib.parse import quote_from_bytes, unquote_to_bytes
 
+from swos_net.clock import wall_ns
 from swos_tools.http.conditional import format_date, refused_by_precondition, requested_range
 from swos_tools.http.listing import directory_page
 from swos_tools.http.message import METHODS, FileRange, Limits, Request, Response, empty_response
@@ -21,7 +21,7 @@ READ_AT_ONCE = 64 * 1024  # bytes of content read into the response; more is sen
 OPEN_FLAGS = os.O_RDONLY | os.O_CLOEXEC | os.O_NOCTTY | os.O_NONBLOCK  # a FIFO must not stop the server
 REMEMBERED_MAX = 16 << 20  # bytes of files remembered, then all are forgotten
 CONTENT_OVERHEAD = 1024    # bytes of memory for one besides its content, about
-SETTLED = 2.0              # seconds without a change before a file is remembered; FAT counts in twos
+SETTLED = 2_000_000_000    # nanoseconds without a change before a file is remembered; FAT counts in twos
 HTML = b"text/html; charset=utf-8"
 OCTETS = b"application/octet-stream"
 
@@ -43,12 +43,12 @@ STATUS_OF_ERRNO = {
 class StaticFiles:
     """Answers GET and HEAD from the files under `root`.
 
-    With `listing` a directory without index.html is shown as a page, without it is 404.  `wall_clock` gives seconds
-    since 1970.  OSError when `root` is no directory that can be read.
+    With `listing` a directory without index.html is shown as a page, without it is 404.  `wall_clock` gives
+    nanoseconds since 1970.  OSError when `root` is no directory that can be read.
     """
 
     def __init__(self, root: str, *, listing: bool = True, limits: Limits = Limits(),
-                 wall_clock: Callable[[], float] = time.time) -> None:
+                 wall_clock: Callable[[], int] = wall_ns) -> None:
         self._root = os.path.abspath(os.fsencode(root)).rstrip(b"/")
         self._listing = listing
         self._limits = limits
@@ -145,7 +145,7 @@ class StaticFiles:
 
     def _remember(self, path: bytes, content: "_Content") -> None:
         # a second change within one tick of the file system's clock would leave no trace
-        if self._wall_clock() - content.changed[0] / 1e9 < SETTLED:
+        if self._wall_clock() - content.changed[0] < SETTLED:
             return
         self._remembered += content.size + len(path) + CONTENT_OVERHEAD
         if self._remembered > REMEMBERED_MAX:
@@ -205,7 +205,7 @@ class _Content:
         return Response(status, fields, self.body[first:first + count])
 
 
-def _answer_from(request: Request, content: _Content, wall_clock: Callable[[], float], fd: int = -1) -> Response:
+def _answer_from(request: Request, content: _Content, wall_clock: Callable[[], int], fd: int = -1) -> Response:
     """The response to a GET or HEAD for `content`, whose descriptor is needed when it has no body."""
     headers = request.headers
     if headers:
@@ -216,7 +216,8 @@ def _answer_from(request: Request, content: _Content, wall_clock: Callable[[], f
             return empty_response(refused, content.validators)
         # RFC 9110 14.2: Range is defined for GET alone
         if b"range" in headers and request.method == b"GET":
-            part = requested_range(headers, content.etag, content.modified, content.size, int(wall_clock()))
+            part = requested_range(headers, content.etag, content.modified, content.size,
+                                   wall_clock() // 1_000_000_000)
             if part is not None:
                 first, count = part
                 if not count:

@@ -94,6 +94,7 @@ def test_overlap_ends_the_datagram(reassembler, offset, length, more):
     give(reassembler, 16, 16)
     assert give(reassembler, offset, length, more=more) is None
     assert dropped(reassembler, overlap=1) and reassembler.bytes_held == 0
+    assert not reassembler._datagrams[KEY].fragments  # nothing is held, and not only by the books
     # RFC 5722 4: fragments still to come are dropped as well, and nothing is said at the end
     for late in ((0, 16, True), (16, 16, True), (32, 4, False)):
         assert give(reassembler, *late) is None
@@ -123,7 +124,7 @@ def test_last_fragment_before_data_already_held(reassembler):
 @pytest.mark.parametrize("offset, length, more, reason", [
     (8, 0, True, "zero_length"), (8, 0, False, "zero_length"), (0, 0, True, "zero_length"),
     (0, 7, True, "not_multiple_of_8"), (8, 9, True, "not_multiple_of_8"),
-    (65528, 8, False, "too_long"), (65512, 8, True, "too_long"), (64000, 2000, True, "too_long")])
+    (65504, 12, False, "too_long"), (65512, 8, True, "too_long"), (64000, 2000, True, "too_long")])
 def test_a_fragment_that_cannot_be_is_dropped_alone(reassembler, offset, length, more, reason):
     give(reassembler, 0, 8)
     assert give(reassembler, offset, length, more=more) is None
@@ -138,14 +139,18 @@ def test_longest_datagrams_there_are():
     # IPv6 counts neither the fixed header nor the Fragment header, which goes
     assert give(reassembler, 65528, 7, more=False, key=KEY6, header=bytes(48)) is None
     assert len(give(reassembler, 0, 65528, key=KEY6, header=bytes(48)).payload) == 65535
-    assert give(reassembler, 65528, 7, more=False, key=KEY6, header=bytes(56)) is None
+    # with 8 bytes of other extension headers
+    assert give(reassembler, 65520, 8, more=False, key=KEY6, header=bytes(56)) is None
     assert dropped(reassembler, too_long=1)
+    assert give(reassembler, 65520, 7, more=False, key=KEY6, header=bytes(56)) is None
+    assert len(give(reassembler, 0, 65520, key=KEY6, header=bytes(56)).payload) == 65527
 
 
 def test_longer_header_of_the_first_fragment_counts(reassembler):
-    assert give(reassembler, 65504, 11, more=False) is None
-    assert give(reassembler, 0, 65504 - 8, header=bytes(24)) is None
-    assert give(reassembler, 65496, 8) is None
+    for last, whole in ((7, True), (8, False)):
+        assert give(reassembler, 65504, last, more=False) is None
+        assert give(reassembler, 0, 65496, header=bytes(24)) is None
+        assert (give(reassembler, 65496, 8) is not None) is whole
     assert dropped(reassembler, too_long=1) and idle(reassembler)
 
 

@@ -10,8 +10,8 @@ from swos_tools.http.protocol import HttpProtocol
 from swos_tools.http.service import HttpService
 from swos_tools.http.static import StaticFiles
 
-WALL_CLOCK = 1_800_000_000  # Fri, 15 Jan 2027 08:00:00 GMT
-MODIFIED = 1_700_000_000    # Tue, 14 Nov 2023 22:13:20 GMT
+WALL_CLOCK = 1_800_000_000 * 10 ** 9  # Fri, 15 Jan 2027 08:00:00 GMT
+MODIFIED = 1_700_000_000              # Tue, 14 Nov 2023 22:13:20 GMT
 BIG = bytes(range(256)) * 2048  # half a megabyte
 
 

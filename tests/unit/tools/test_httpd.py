@@ -6,6 +6,8 @@ import errno
 import os
 import signal
 import socket
+import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -166,6 +168,7 @@ class FakeRunner:
         self.act = act
         self.error = error
         self.asked = None
+        self.stack = SimpleNamespace(root=_root())
 
     async def create_server(self, protocol_factory, host, port, *, capability):
         self.asked = host, port, capability
@@ -178,17 +181,12 @@ class FakeRunner:
         return server
 
 
-class FakeStack:
-    def __init__(self):
-        self.root = _root()
-
-
 def opener_of(runner):
     @contextlib.asynccontextmanager
     async def opener(arguments):
         if isinstance(runner, Exception):
             raise runner
-        yield FakeStack(), runner
+        yield runner
     return opener
 
 
@@ -236,19 +234,12 @@ def test_ipv6_only(site, path, capsys):
 
 
 def test_any_port(site, path, capsys):
-    class Sockets(FakeRunner):
+    class AnyPort(FakeRunner):
         async def create_server(self, *arguments, **options):
             server = await super().create_server(*arguments, **options)
+            return SimpleNamespace(close=server.close, sockname=("10.0.2.2", 49160))
 
-            class Named:
-                sockets = [self]
-                close = server.close
-            return Named
-
-        def getsockname(self):
-            return "10.0.2.2", 49160
-
-    assert run(site, Sockets(path, stop), "--port", "0") == 0
+    assert run(site, AnyPort(path, stop), "--port", "0") == 0
     assert capsys.readouterr().out == "httpd: listening on 49160\n"
 
 
@@ -354,3 +345,28 @@ def test_help(capsys):
     text = capsys.readouterr().out
     for option in ("--root", "--port", "--ipv6", "--listing", "--device", "--allow"):
         assert option in text
+
+
+def test_a_response_under_way_is_ended_at_sigterm(site, path):
+    size = 9 << 20
+    with open(site / "large.bin", "wb") as file:
+        file.truncate(size)
+    received = bytearray()
+
+    def client():
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(path)
+            connection.sendall(ONCE % b"/large.bin")
+            received.extend(connection.recv(1000))
+            signal.raise_signal(signal.SIGTERM)
+            while data := connection.recv(1 << 20):
+                received.extend(data)
+
+    thread = threading.Thread(target=client)
+
+    async def act():
+        thread.start()
+
+    assert run(site, FakeRunner(path, act)) == 0
+    thread.join(PATIENCE)
+    assert len(received.partition(b"\r\n\r\n")[2]) == size

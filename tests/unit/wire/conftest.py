@@ -1,4 +1,4 @@
-"""Frames of a Linux 6.18 kernel on a veth pair: bytes nobody of this project wrote, checksums filled in by the kernel."""
+"""Frames of a Linux 6.18 kernel on a veth pair: bytes nobody of this project wrote, with the kernel's checksums."""
 
 import pytest
 from hypothesis import settings

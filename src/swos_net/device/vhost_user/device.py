@@ -53,6 +53,8 @@ class VhostUserDevice:
     OSError when the socket cannot be made.  Not thread-safe; nothing here blocks.
     """
 
+    wants_write = False  # room shows as a kick of the receive ring
+
     def __init__(
         self,
         path: str | os.PathLike,
@@ -67,6 +69,8 @@ class VhostUserDevice:
         self.path = os.fspath(path)
         if len(os.fsencode(self.path)) > PATH_BYTES_MAX:
             raise os_error(errno.ENAMETOOLONG, f"a socket's path has at most {PATH_BYTES_MAX} bytes: {self.path}")
+        if "\0" in self.path:
+            raise ValueError("a socket's path has no NUL in it")
         if role not in ("listen", "connect"):
             raise ValueError(f'role is "listen" or "connect", not {role!r}')
         if not 1 <= queue_pairs <= QUEUE_PAIRS_MAX:

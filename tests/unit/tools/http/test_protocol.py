@@ -102,16 +102,21 @@ async def test_fields_of_one_request_do_not_reach_the_next(connection):
 
 # Pipelining
 
-async def test_pipelined_responses_keep_their_order(connection):
-    connection.feed(GET + BIG + NOTE + BIG + GET)
+async def test_pipelined_responses_keep_their_order(connection, site):
+    with open(site / "huge.bin", "wb") as file:
+        file.truncate(3 << 20)  # more than one turn's
+    connection.feed(GET + BIG + NOTE + BIG.replace(b"big", b"huge") + GET)
     await connection.turns()
     bodies = [response.body for response in connection.responses()]
-    assert [len(body) for body in bodies] == [13, BIG_SIZE, 6, BIG_SIZE, 13]
+    assert [len(body) for body in bodies] == [13, BIG_SIZE, 6, 3 << 20, 13]
 
 
-async def test_pipelined_small_responses_are_one_write(connection):
+async def test_pipelined_small_responses_are_one_write(connection, site):
     connection.feed(GET * 20)
     assert len(connection.responses()) == 20 and len(connection.transport.writes) == 1
+    (site / "hello.txt").write_bytes(b"x" * 30_000)
+    connection.feed(GET * 20)
+    assert len(connection.responses()) == 40 and max(connection.transport.writes) < COALESCE + 31_000
 
 
 async def test_a_flood_of_requests_is_answered_slice_by_slice(connection, log):
@@ -354,6 +359,21 @@ async def test_idle_connections_close(connection, clock, service):
     assert connection.transport.closed and len(connection.responses()) == 1
 
 
+async def test_idle_time_begins_with_the_response(connection, clock, service):
+    connection.feed(GET[:10])
+    clock.now += 20
+    connection.feed(GET[10:])
+    connection.transport.drain()
+    clock.now += 59
+    service.sweep(clock.now)
+    assert len(connection.responses()) == 1 and not connection.transport.closed
+    # and that of a request with its first byte
+    connection.feed(GET[:10])
+    clock.now += 29
+    service.sweep(clock.now)
+    assert len(connection.responses()) == 1
+
+
 async def test_empty_lines_are_no_request(connection, clock, service):
     for _ in range(61):
         clock.now += 1
@@ -504,6 +524,18 @@ async def test_a_half_closed_connection_gets_its_answers(connect, fake_transport
     assert [response.status for response in connection.responses()] == [200, 200]
 
 
+async def test_reading_does_not_resume_after_the_end(connect, fake_transport):
+    # a transport would report the end once more
+    connection = connect(fake_transport(room=1000))
+    connection.feed(BIG, GET)
+    assert not connection.transport.reading
+    assert connection.protocol.eof_received()
+    while not connection.transport.closed:
+        connection.transport.drain()
+        await connection.turns(1)
+    assert not connection.transport.reading and len(connection.responses()) == 2
+
+
 @pytest.mark.parametrize("data", [b"", GET, GET[:10], GET + NOTE[:20]])
 async def test_end_of_an_idle_or_unfinished_connection(connection, data):
     connection.feed(data)
@@ -592,6 +624,17 @@ async def test_stop_without_connections(service):
 async def test_log_lines(connection, log, target, line):
     connection.feed(b"GET " + target + b" HTTP/1.1\r\nHost: h\r\n\r\n")
     assert log == [line]
+
+
+async def test_the_date_goes_on(connection, service):
+    service._wall_clock = lambda: 784111777 * 10 ** 9
+    connection.feed(GET)
+    service._wall_clock = lambda: 784111778 * 10 ** 9 - 1
+    connection.feed(GET)
+    service._wall_clock = lambda: 784111778 * 10 ** 9
+    connection.feed(GET)
+    assert [response.headers["date"] for response in connection.responses()] == [
+        "Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:37 GMT", "Sun, 06 Nov 1994 08:49:38 GMT"]
 
 
 async def test_without_a_log(connection, service):

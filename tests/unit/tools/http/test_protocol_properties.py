@@ -12,7 +12,7 @@ from swos_tools.http.protocol import SLICE, HttpProtocol
 from swos_tools.http.service import HttpService
 from swos_tools.http.static import StaticFiles
 
-WALL_CLOCK = 1_800_000_000
+WALL_CLOCK = 1_800_000_000 * 10 ** 9
 KNOBS = settings(deadline=None, max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 WORDS = [b"GET ", b"HEAD ", b"POST ", b"/", b"/hello.txt", b"/big.bin", b"/sub", b"..", b"%2e", b"%", b"?q",
          b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b"Host: h\r\n", b"Connection: close\r\n", b"Connection: keep-alive\r\n",

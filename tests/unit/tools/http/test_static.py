@@ -357,7 +357,7 @@ def test_precondition_failed(files):
 # What is remembered
 
 def remembered(site, later):
-    return StaticFiles(str(site), wall_clock=lambda: os.stat(site / "hello.txt").st_ctime + later)
+    return StaticFiles(str(site), wall_clock=lambda: os.stat(site / "hello.txt").st_ctime_ns + later * 10 ** 9)
 
 
 def test_a_settled_file_is_read_once(site, monkeypatch):

@@ -1,0 +1,247 @@
+"""The demo: boots a guest whose network card is served by this process, and lets it fetch files over IPv4 and IPv6.
+
+    python3 examples/demo.py [--guest aarch64|x86_64]
+
+QEMU runs a Debian kernel with busybox; its virtio NIC ends, over vhost-user, in a swos_net stack with a DHCP server,
+router advertisements and a web server.  Where no guest can be had, a second stack in this process takes its part.
+"""
+
+import argparse
+import asyncio
+import hashlib
+import os
+import random
+import re
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from lab import setup_host  # noqa: E402
+from lab.guest_image import ARCHITECTURES, build_guest  # noqa: E402
+from lab.packages import LabError  # noqa: E402
+from lab.qemu import BENCHMARK_CPUS, Guest, find_emulator, vhost_user_network  # noqa: E402
+
+ADDRESS4, ADDRESS6, PREFIX6 = "10.0.2.2", "fd00:5705::2", "fd00:5705::/64"
+FILE_SIZE = 32 << 20
+FILE = "/files/random.bin"
+INDEX = "<!doctype html>\n<title>swos_net</title>\n<p>Served by a TCP/IP stack in Python.\n"
+
+
+class DemoError(RuntimeError):
+    """The guest did not get what it should have; the message says what."""
+
+
+def say(line: str = "") -> None:
+    print(line, flush=True)
+
+
+@dataclass(slots=True)
+class Site:
+    """The files the guest fetches, and the digest of the big one."""
+
+    root: Path
+    digest: str
+
+    @classmethod
+    def create(cls, root: Path) -> "Site":
+        content = random.Random(5705).randbytes(FILE_SIZE)
+        (root / "files").mkdir(parents=True)
+        (root / "index.html").write_text(INDEX)
+        (root / FILE.lstrip("/")).write_bytes(content)
+        (root / "files/note.txt").write_text("A small file beside the big one.\n")
+        return cls(root, hashlib.sha256(content).hexdigest())
+
+
+class Host:
+    """Our side of the link: a stack on `device` with the addresses above, and a web server on its port 80.
+
+    `async with Host(device, site) as host:`; needs the project's environment, unlike everything else here.
+    """
+
+    def __init__(self, device, site: Site, **options):
+        from swos_net import open_stack
+        from swos_net.asyncio import StackRunner
+        from swos_tools.http.protocol import HttpProtocol
+        from swos_tools.http.service import HttpService
+        from swos_tools.http.static import StaticFiles
+
+        self.requests = 0
+        self.leases: list[str] = []
+        poller = open_stack(device, addresses=[f"{ADDRESS4}/24", f"{ADDRESS6}/64"], name="demo", **options)
+        poller.stack.on_event = self._happened
+        self.device = poller.ports[0].device
+        self._runner = StackRunner(poller)
+        self._service = HttpService(StaticFiles(str(site.root)), log=self._requested)
+        self._protocol = lambda: HttpProtocol(self._service)
+
+    async def __aenter__(self) -> "Host":
+        await self._runner.__aenter__()
+        capability = self._runner.stack.root.attenuate(["tcp:bind,listen,accept:*:80"], "httpd")
+        self._server = await self._runner.create_server(self._protocol, None, 80, capability=capability)
+        return self
+
+    async def __aexit__(self, *exception) -> None:
+        self._server.close()
+        await self._service.stop(1.0)
+        await self._runner.__aexit__(*exception)
+
+    def _requested(self, line: str) -> None:
+        self.requests += 1
+        say(f"  host   {line}")
+
+    def _happened(self, event, _interface) -> None:
+        from swos_net.address import format_address, format_mac
+
+        if type(event).__name__ == "LeaseGranted":
+            self.leases.append(f"{format_address(event.address)} to {format_mac(event.mac)} for {event.seconds} s")
+            say(f"  host   dhcp: lease {self.leases[-1]}")
+
+
+class Checks:
+    """What was fetched, each over one protocol version; raises DemoError at the first that is wrong."""
+
+    def __init__(self):
+        self.rates: dict[str, float] = {}
+
+    @staticmethod
+    def expect(condition: bool, what: str, shown: str = "") -> None:
+        if not condition:
+            raise DemoError(f"{what}: {shown.strip()[-400:] or 'no answer'}")
+
+    def page(self, version: str, text: str) -> None:
+        self.expect(text.strip() == INDEX.strip(), f"/ over {version} is not the page", text)
+
+    def listing(self, version: str, text: str) -> None:
+        self.expect("random.bin" in text and "note.txt" in text, f"the listing over {version} is incomplete", text)
+
+    def file(self, version: str, digest: str, wanted: str, seconds: float) -> None:
+        self.expect(digest == wanted, f"the SHA-256 of {FILE} over {version} differs", digest)
+        self.rates[version] = FILE_SIZE * 8 / seconds / 1e6
+        say(f"  guest  {FILE} over {version}: {FILE_SIZE >> 20} MiB in {seconds:.1f} s, {self.rates[version]:.0f} Mbit/s, "
+            "SHA-256 matches")
+
+
+def converse(guest: Guest, site: Site) -> Checks:
+    """Everything the guest does, one command after the other; runs in a thread of its own."""
+    checks = Checks()
+    guest.wait_ready()
+    lease = re.search(r"^lab: lease (\S+)", guest.console.text, re.MULTILINE)
+    checks.expect(bool(lease), "the guest got no DHCP lease", guest.console.text)
+    address6 = re.search(r"^lab: ipv6 (\S+:\S+)", guest.console.text, re.MULTILINE)
+    checks.expect(bool(address6), "the guest got no IPv6 address", guest.console.text)
+    say(f"  guest  {lease.group(1)} by DHCP, {address6.group(1)} by router advertisement")
+    for version, host, url in (("IPv4", ADDRESS4, f"http://{ADDRESS4}"), ("IPv6", ADDRESS6, f"http://[{ADDRESS6}]")):
+        status, text = guest.run(f"ping -c 3 -W 2 {host}")
+        checks.expect(status == 0, f"ping {host} failed", text)
+        say(f"  guest  ping {host}: {text.strip().splitlines()[-1]}")
+        checks.page(version, guest.run(f"wget -q -O - {url}/")[1])
+        checks.listing(version, guest.run(f"wget -q -O - {url}/files/")[1])
+        begun = time.monotonic()
+        status, text = guest.run(f"wget -q -O /tmp/file {url}{FILE}", 60)
+        seconds = time.monotonic() - begun
+        checks.expect(status == 0, f"fetching {FILE} over {version} failed", text)
+        checks.file(version, guest.run("sha256sum < /tmp/file; rm /tmp/file")[1].partition(" ")[0], site.digest, seconds)
+    guest.power_off()
+    return checks
+
+
+def account(host: Host, checks: Checks) -> None:
+    """What went over the link, as the host's side counted it."""
+    counters = host.device.counters()
+    say()
+    say(f"{host.requests} requests answered; {FILE_SIZE >> 20} MiB at "
+        + ", ".join(f"{rate:.0f} Mbit/s over {version}" for version, rate in checks.rates.items()))
+    for label, name in (("to the guest", "transmit"), ("from the guest", "receive")):
+        frames, size, bursts = (counters[f"{name}_{what}"] for what in ("frames", "bytes", "bursts"))
+        if frames:
+            say(f"  {label:15s} {size / 1e6:8.1f} MB in {frames:6d} frames of {size / frames:7.0f} bytes, "
+                f"{frames / max(1, bursts):.1f} frames per burst")
+
+
+async def with_guest(architecture: str, folder: Path, site: Site) -> None:
+    """Boot a guest on the host's socket; LabError when it cannot be had, DemoError when it was not served well."""
+    emulator = find_emulator(architecture)
+    image = build_guest(architecture)
+    say(f"Booting {image.kernel.name} under QEMU {'.'.join(map(str, emulator.version))}; its network card is served here.")
+    path = folder / "nic.sock"
+    async with Host(f"vhost-user:{path}", site, ra=PREFIX6, dhcp_server=True) as host:
+        guest = Guest(image, vhost_user_network(path), emulator=emulator, cpu=BENCHMARK_CPUS[architecture], accelerator="tcg")
+        try:
+            checks = await asyncio.to_thread(converse, guest, site)
+        finally:
+            guest.kill()
+        account(host, checks)
+
+
+async def without_guest(site: Site) -> None:
+    """The same server and the same fetches over a link in memory, a second stack in the guest's place."""
+    from swos_net import open_stack
+    from swos_net.asyncio import StackRunner
+    from swos_net.device.pair import make_pair
+
+    ours, theirs = make_pair()
+    client_poller = open_stack(theirs, addresses=["10.0.2.15/24", "fd00:5705::15/64"], name="client")
+    checks = Checks()
+    async with Host(ours, site) as host, StackRunner(client_poller) as client:
+        capability = client.stack.root.attenuate(["tcp:connect:*:80"], "fetch")
+
+        async def fetch(address: str, target: str) -> bytes:
+            reader, writer = await client.open_connection(address, 80, capability=capability)
+            writer.write(f"GET {target} HTTP/1.0\r\nHost: demo\r\n\r\n".encode())
+            head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+            writer.close()
+            checks.expect(head.startswith((b"HTTP/1.0 200", b"HTTP/1.1 200")), f"{target} was refused", head.decode())
+            return body
+
+        for version, address in (("IPv4", ADDRESS4), ("IPv6", ADDRESS6)):
+            checks.page(version, (await fetch(address, "/")).decode())
+            checks.listing(version, (await fetch(address, "/files/")).decode())
+            begun = time.monotonic()
+            body = await fetch(address, FILE)
+            checks.file(version, hashlib.sha256(body).hexdigest(), site.digest, time.monotonic() - begun)
+        say()
+        say(f"{host.requests} requests answered over a link in memory: "
+            + ", ".join(f"{rate:.0f} Mbit/s over {version}" for version, rate in checks.rates.items()))
+
+
+async def run(architecture: str) -> None:
+    begun = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="swos-demo-") as name:
+        site = Site.create(Path(name, "www"))
+        try:
+            await with_guest(architecture, Path(name), site)
+        except LabError as error:
+            say(f"No guest: {error}")
+            say("The same web server and the same fetches between two stacks in this process instead:")
+            await without_guest(site)
+    say(f"Everything was served correctly, in {time.monotonic() - begun:.0f} s.")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--guest", choices=list(ARCHITECTURES), default="aarch64", help="the guest's architecture")
+    parser.add_argument("--no-setup", action="store_true", help="use this Python as it is")
+    arguments = parser.parse_args()
+    if not arguments.no_setup:
+        try:
+            python = setup_host.prepare("demo", arguments.guest)
+        except (setup_host.SetupError, LabError) as error:
+            print(f"demo: {error}", file=sys.stderr)
+            return 1
+        os.execv(python, [str(python), str(Path(__file__).resolve()), "--no-setup", "--guest", arguments.guest])
+    try:
+        asyncio.run(run(arguments.guest))
+    except (DemoError, OSError) as error:
+        print(f"demo: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
