@@ -21,9 +21,9 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 from lab import setup_host  # noqa: E402
-from lab.guest_image import ARCHITECTURES, build_guest  # noqa: E402
+from lab.guest_image import ARCHITECTURES, GuestImage, build_guest  # noqa: E402
 from lab.packages import LabError  # noqa: E402
-from lab.qemu import BENCHMARK_CPUS, Guest, find_emulator, vhost_user_network  # noqa: E402
+from lab.qemu import BENCHMARK_CPUS, Emulator, Guest, find_emulator, vhost_user_network  # noqa: E402
 
 ADDRESS4, ADDRESS6, PREFIX6 = "10.0.2.2", "fd00:5705::2", "fd00:5705::/64"
 FILE_SIZE = 32 << 20
@@ -95,8 +95,9 @@ class Host:
 
     def _happened(self, event, _interface) -> None:
         from swos_net.address import format_address, format_mac
+        from swos_net.dhcp.server import LeaseGranted
 
-        if type(event).__name__ == "LeaseGranted":
+        if isinstance(event, LeaseGranted):
             self.leases.append(f"{format_address(event.address)} to {format_mac(event.mac)} for {event.seconds} s")
             say(f"  host   dhcp: lease {self.leases[-1]}")
 
@@ -162,14 +163,12 @@ def account(host: Host, checks: Checks) -> None:
                 f"{frames / max(1, bursts):.1f} frames per burst")
 
 
-async def with_guest(architecture: str, folder: Path, site: Site) -> None:
-    """Boot a guest on the host's socket; LabError when it cannot be had, DemoError when it was not served well."""
-    emulator = find_emulator(architecture)
-    image = build_guest(architecture)
+async def with_guest(emulator: Emulator, image: GuestImage, folder: Path, site: Site) -> None:
+    """Boot a guest on the host's socket; LabError when it does not run, DemoError when it was not served well."""
     say(f"Booting {image.kernel.name} under QEMU {'.'.join(map(str, emulator.version))}; its network card is served here.")
     path = folder / "nic.sock"
     async with Host(f"vhost-user:{path}", site, ra=PREFIX6, dhcp_server=True) as host:
-        guest = Guest(image, vhost_user_network(path), emulator=emulator, cpu=BENCHMARK_CPUS[architecture], accelerator="tcg")
+        guest = Guest(image, vhost_user_network(path), emulator=emulator, cpu=BENCHMARK_CPUS[image.architecture])
         try:
             checks = await asyncio.to_thread(converse, guest, site)
         finally:
@@ -213,11 +212,13 @@ async def run(architecture: str) -> None:
     with tempfile.TemporaryDirectory(prefix="swos-demo-") as name:
         site = Site.create(Path(name, "www"))
         try:
-            await with_guest(architecture, Path(name), site)
+            emulator, image = find_emulator(architecture), build_guest(architecture)
         except LabError as error:
             say(f"No guest: {error}")
             say("The same web server and the same fetches between two stacks in this process instead:")
             await without_guest(site)
+        else:
+            await with_guest(emulator, image, Path(name), site)
     say(f"Everything was served correctly, in {time.monotonic() - begun:.0f} s.")
 
 
@@ -235,7 +236,7 @@ def main() -> int:
         os.execv(python, [str(python), str(Path(__file__).resolve()), "--no-setup", "--guest", arguments.guest])
     try:
         asyncio.run(run(arguments.guest))
-    except (DemoError, OSError) as error:
+    except (DemoError, LabError, OSError) as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

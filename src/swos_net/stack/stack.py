@@ -21,6 +21,7 @@ from swos_net.address import (
     is_multicast,
     link_local_from_mac,
     parse_address,
+    prefix_matches,
 )
 from swos_net.capability import Capability, _root
 from swos_net.config import StackConfig
@@ -87,6 +88,22 @@ class Stack:
         width = 32 if is_ipv4(address) else 128
         value = int.from_bytes(address, "big") >> (width - prefix_length) << (width - prefix_length)
         self.add_route(Route(value.to_bytes(16, "big"), prefix_length, interface.index))
+
+    def remove_address(self, interface: Interface, address: bytes, now: float) -> None:
+        """An address that is ours no more, with its connections and the routes that lead through its prefix."""
+        entry = next((entry for entry in interface.addresses if entry.address == address), None)
+        if entry is None:
+            return
+        interface.remove_address(address, now)
+        kept = []
+        for route in self.routes.routes:
+            connected = route.interface == interface.index and route.gateway is None and route.length == entry.prefix_length
+            through = route.gateway is not None and prefix_matches(route.gateway, address, entry.prefix_length)
+            if not (connected and prefix_matches(address, route.prefix, route.length)) and not (route.interface == interface.index and through):
+                kept.append(route)
+        self.routes = RouteTable(kept)
+        for endpoint in [endpoint for endpoint in self.tcp.flows.values() if endpoint.local == address]:
+            endpoint.abort(now)
 
     def add_route(self, route: Route) -> None:
         if route not in self.routes.routes:

@@ -10,6 +10,9 @@ from swos_net.link import Medium, Offload
 @pytest.fixture
 def pair(kit):
     first, second = make_pair(addresses=(kit.OUR_MAC, kit.PEER_MAC))
+    for device in (first, second):
+        device.fileno()  # a new descriptor is readable until somebody looks
+        device.receive(Burst())
     yield first, second
     first.close()
     second.close()

@@ -527,13 +527,13 @@ async def test_a_half_closed_connection_gets_its_answers(connect, fake_transport
 async def test_reading_does_not_resume_after_the_end(connect, fake_transport):
     # a transport would report the end once more
     connection = connect(fake_transport(room=1000))
-    connection.feed(BIG, GET)
+    connection.feed(BIG, GET, GET)
     assert not connection.transport.reading
     assert connection.protocol.eof_received()
     while not connection.transport.closed:
         connection.transport.drain()
         await connection.turns(1)
-    assert not connection.transport.reading and len(connection.responses()) == 2
+    assert not connection.transport.reading and len(connection.responses()) == 3
 
 
 @pytest.mark.parametrize("data", [b"", GET, GET[:10], GET + NOTE[:20]])
