@@ -4,15 +4,15 @@ Formats: draft-ietf-opsawg-pcapng (section header, one interface, enhanced packe
 draft-ietf-opsawg-pcap (with nanoseconds).  Little endian on every machine.
 """
 
+import contextlib
 import logging
 import os
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import BinaryIO
 
 from swos_net import clock as clocks
-from swos_net._dataplane import ffi, lib
-from swos_net.dataplane.batch import link_limits
+from swos_net.dataplane.capture import FrameCopies
 from swos_net.link import LinkFeatures, Medium
 from swos_net.version import __version__
 
@@ -22,9 +22,6 @@ SNAPLEN = 262144
 LINKTYPE_ETHERNET = 1  # draft-ietf-opsawg-pcaplinktype
 LINKTYPE_RAW = 101     # an IPv4 or IPv6 packet
 INBOUND, OUTBOUND = 1, 2  # epb_flags, bits 0 and 1
-
-_CHECKSUM_FIELD = {6: 16, 17: 6}  # protocol: offset in the transport header
-_BATCH_BYTES = ffi.sizeof("segment_batch")
 
 
 class PcapngWriter:
@@ -97,17 +94,12 @@ class PcapTap:
         if snaplen < 1:
             raise ValueError(f"snaplen is at least 1 byte, not {snaplen}")
         self.device = device
-        self.snaplen = snaplen
         self.frames = 0
+        self._copies = FrameCopies(snaplen)
         self._clock = clock
         self._owns_file = isinstance(file, (str, os.PathLike))
         self._file = open(file, "wb") if self._owns_file else file
         self._unflushed = True
-        self._buffer = ffi.new("uint8_t[]", lib.FRAME_BYTES_MAX)
-        self._rendered = ffi.new("rendered_frame *")
-        self._shadow = ffi.new("segment_batch *")
-        self._limits_of: LinkFeatures | None = None
-        self._limits = None
         linktype = LINKTYPE_ETHERNET if device.link.medium is Medium.ETHERNET else LINKTYPE_RAW
         try:
             self._writer = FORMATS[format](self._file, linktype, snaplen)
@@ -143,7 +135,7 @@ class PcapTap:
         received = self.device.receive(burst)
         if self._writer is not None:
             if received:
-                self._capture(self._received_frames, burst)
+                self._capture(self._write, INBOUND, self._copies.received(burst))
             elif self._unflushed:
                 self._capture(self._flush)
         return received
@@ -151,21 +143,10 @@ class PcapTap:
     def transmit(self, batch) -> bool:
         if self._writer is None:
             return self.device.transmit(batch)
-        # The frames are rendered again from a copy, up to where the device got: what is in memory stays until the
-        # batch is cleared, except the counters of IPv4 packets.
-        shadow = self._shadow
-        ffi.memmove(shadow, batch.c, _BATCH_BYTES)
-        first, count = shadow.next, shadow.count
-        paths = {segment.path for segment in shadow.segments[first:count] if segment.path} if count > first else ()
-        paths = [ffi.cast("flow_path *", path) for path in paths]
-        before = [path.identification for path in paths]
+        self._copies.remember(batch)
         sent = self.device.transmit(batch)
-        after = [path.identification for path in paths]
-        _set_identifications(paths, before)
-        try:
-            self._capture(self._sent_frames, batch.c)
-        finally:
-            _set_identifications(paths, after)
+        with contextlib.closing(self._copies.sent(batch, self.device.link)) as frames:
+            self._capture(self._write, OUTBOUND, frames)
         return sent
 
     def close(self) -> None:
@@ -196,54 +177,9 @@ class PcapTap:
         self._file.flush()
         self._unflushed = False
 
-    def _write(self, time_ns: int, direction: int, data: bytes, original_length: int) -> None:
-        self._unflushed = True
-        self._writer.packet(time_ns, direction, data, original_length)
-        self.frames += 1
-
-    def _received_frames(self, burst) -> None:
+    def _write(self, direction: int, frames: Iterable[tuple[bytes, int]]) -> None:
         now = self._clock()
-        c = burst.c
-        for index in range(c.count):
-            first = c.first_piece[index]
-            length = sum(piece.length for piece in c.pieces[first : first + c.piece_count[index]]) if c.piece_count[index] else 0
-            held = lib.burst_copy(c, index, 0, min(length, lib.FRAME_BYTES_MAX), self._buffer)
-            # The sender may have changed its memory since: what was decoded is the copy.
-            ffi.memmove(self._buffer, c.headers[index], min(held, lib.BURST_HEADER_BYTES))
-            record = c.records[index]
-            field = _CHECKSUM_FIELD.get(record.protocol)
-            if c.offloads[index].checksum == lib.CHECKSUM_PARTIAL and not record.verdict and field and record.frame_length <= held:
-                self._complete_checksum(record.transport_offset, record.frame_length, field)
-            self._write(now, INBOUND, ffi.buffer(self._buffer, min(held, self.snaplen))[:], length)
-
-    def _sent_frames(self, batch_c) -> None:
-        """What lies between the copy's place and the place that the device has reached."""
-        now = self._clock()
-        shadow, rendered = self._shadow, self._rendered
-        end = batch_c.next, batch_c.next_frame
-        shadow.count = min(shadow.count, end[0] + (end[1] > 0))
-        link = self.device.link
-        if link is not self._limits_of:
-            self._limits_of, self._limits = link, link_limits(link)
-        while (shadow.next, shadow.next_frame) < end:
-            length = lib.batch_next_frame(shadow, self._limits, self._buffer, lib.FRAME_BYTES_MAX, rendered)
-            if length <= 0:
-                break
-            if rendered.needs_checksum:
-                self._complete_checksum(rendered.checksum_start, length, rendered.checksum_offset)
-            self._write(now, OUTBOUND, ffi.buffer(self._buffer, min(length, self.snaplen))[:], length)
-
-    def _complete_checksum(self, start: int, end: int, field: int) -> None:
-        """VIRTIO 1.2, 5.1.6.2: the field holds the sum of the pseudo header, and is summed with the rest."""
-        if start + field + 2 > end:
-            return
-        value = lib.checksum_finish(lib.checksum_add(0, self._buffer + start, end - start, 0))
-        if value == 0 and field == _CHECKSUM_FIELD[17]:
-            value = 0xFFFF  # RFC 768: zero means no checksum
-        self._buffer[start + field] = value >> 8
-        self._buffer[start + field + 1] = value & 0xFF
-
-
-def _set_identifications(paths: list, values: list[int]) -> None:
-    for path, value in zip(paths, values):
-        path.identification = value
+        for data, length in frames:
+            self._unflushed = True
+            self._writer.packet(now, direction, data, length)
+            self.frames += 1

@@ -1,13 +1,12 @@
 """What every endpoint has: one capability, readiness, and watchers that are told when it changes."""
 
 from collections.abc import Callable
-from enum import IntFlag
 
 from swos_net.capability import Capability
 
 
-class Ready(IntFlag):
-    """Readiness, with the meanings of poll(2)."""
+class Ready:
+    """Readiness bits, with the values and meanings of poll(2); plain integers, as they are combined per segment."""
 
     NONE = 0
     READABLE = 1

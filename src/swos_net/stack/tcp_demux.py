@@ -6,6 +6,7 @@ from swos_net.address import UNSPECIFIED4, UNSPECIFIED6, is_ipv4, is_multicast, 
 from swos_net.capability import Capability
 from swos_net.dataplane.burst import DropReason
 from swos_net.errors import os_error
+from swos_net.link import LinkFeatures, Offload
 from swos_net.stack.ports import BoundPorts, port_bytes
 from swos_net.stack.tcp_endpoint import TcpEndpoint, TcpListener
 from swos_net.tcp.connection import Connection
@@ -17,6 +18,13 @@ HEADERS4 = 40  # IPv4 and TCP without options
 HEADERS6 = 60
 OPTIONS_MAX = 40
 PACKET_MAX = 65535
+
+
+def _packet_max(link: LinkFeatures, ipv4_flow: bool) -> int:
+    """The longest packet worth handing to the data plane, which cuts it to segments where the link does not."""
+    if link.offloads & (Offload.TSO4 if ipv4_flow else Offload.TSO6):
+        return min(PACKET_MAX, link.frame_max - link.link_header)
+    return PACKET_MAX
 
 
 def flow_key(local: bytes, local_port: int, remote: bytes, remote_port: int) -> bytes:
@@ -107,7 +115,7 @@ class TcpDemux:
             initial_sequence_number(stack.secret, flow, now),
             mss,
             ipv4=ipv4_flow,
-            super_segment=min(PACKET_MAX, interface.link.frame_max - interface.link.link_header) - headers - OPTIONS_MAX,
+            super_segment=_packet_max(interface.link, ipv4_flow) - headers - OPTIONS_MAX,
             ts_offset=timestamp_offset(stack.secret, flow),
         )
         endpoint = TcpEndpoint(stack, capability, connection, flow, local, local_port, remote, remote_port, interface, next_hop, listener)

@@ -132,14 +132,16 @@ class VhostFrontEnd:
     def share(self, ram: GuestRam) -> None:
         self.request(Request.SET_MEM_TABLE, memory_table(ram), [ram.fd] * len(ram.regions))
 
-    def set_up_ring(self, index: int, queue: DriverQueue, *, base: int = 0) -> None:
-        """Starts a ring in QEMU's order of messages; its eventfds are in `kicks`, `calls` and `errors`."""
+    def set_up_ring(self, index: int, queue: DriverQueue, *, base: int = 0, primed: bool = True) -> None:
+        """Starts a ring in QEMU's order of messages; its eventfds are in `kicks`, `calls` and `errors`.
+
+        `primed`: the kick descriptor is readable from the start, as QEMU's is and DPDK's is not.
+        """
         desc, avail, used = queue.addresses
         self.request(Request.SET_VRING_NUM, VringState(index, queue.size))
         self.request(Request.SET_VRING_BASE, VringState(index, base))
         self.request(Request.SET_VRING_ADDR, VringAddress(index, 0, desc, used, avail))
-        # QEMU's kick descriptors are readable from the start.
-        self.set_kick(index, primed=True)
+        self.set_kick(index, primed=primed)
         self.set_call(index)
         self.set_err(index)
 

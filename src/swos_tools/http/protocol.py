@@ -320,7 +320,6 @@ class HttpProtocol(asyncio.Protocol):
             return
         if done:
             self._drop_sender()
-            self._since = self._service.clock()
 
     def _drop_sender(self) -> None:
         if self._sender is not None:

@@ -233,6 +233,23 @@ def test_frames_that_make_no_sense_are_captured_as_they_came(kit):
     other.close()
 
 
+def test_headers_that_the_sender_changed_meanwhile_are_captured_as_they_were_checked(kit):
+    class Shifty(PacketDevice):
+        def receive(self, burst) -> int:
+            memory = bytearray(packet)
+            burst.add(memory, Medium.IP)
+            memory[:] = b"\xff" * len(memory)
+            return 1
+
+    packet = kit.udp_packet(bytes(600))
+    device, file = Shifty(), io.BytesIO()
+    tap = PcapTap(device, file)
+    tap.receive(Burst())
+    ((_time, _direction, data, _length),) = read_pcapng(file.getvalue())[2]
+    assert data == packet[:256] + b"\xff" * (len(packet) - 256)
+    tap.close()
+
+
 def test_pcap_has_times_in_nanoseconds_and_ip_packets_their_link_type(kit):
     device = PacketDevice()
     file = io.BytesIO()
@@ -332,7 +349,7 @@ def test_wireshark_agrees(tmp_path, kit, format):
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     lines = [line.split("\t") for line in done.stdout.splitlines()]
     assert len(lines) == 6, done.stderr
-    assert {line[0][:20] for line in lines} == {"1700000000.123456789"[:20]}
+    assert lines[0][0] == "1700000000.123456789"
     if format == "pcapng":
         assert sorted(int(line[1], 0) for line in lines) == [INBOUND] * 3 + [OUTBOUND] * 3
     assert sorted(line[2] for line in lines) == ["", "", "1", "1", "1", "1"]  # 1: good

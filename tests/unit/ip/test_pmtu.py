@@ -68,6 +68,13 @@ def test_cache_is_bounded():
         1500, 1500, 1400, 1400]
 
 
+def test_plateaus_of_rfc_1191():
+    chain = [65535]
+    while chain[-1] > 68:
+        chain.append(next_plateau(chain[-1]))
+    assert chain == [65535, 32000, 17914, 8166, 4352, 2002, 1492, 1006, 508, 296, 68]
+
+
 @pytest.mark.parametrize("length, plateau", [
     (1500, 1492), (1492, 1006), (65535, 32000), (297, 296), (68, 68), (20, 68)])
 def test_next_plateau(length, plateau):

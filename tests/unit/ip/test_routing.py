@@ -7,7 +7,7 @@ from hypothesis import given, strategies as st
 
 from swos_net.address import format_address, parse_address
 from swos_net.ip import routing
-from swos_net.ip.routing import InterfaceAddress, Route, RouteTable, select_source
+from swos_net.ip.routing import InterfaceAddress, Route, RouteTable, scope, select_source
 
 
 def route(text, interface=1, gateway=None, **more):
@@ -70,7 +70,7 @@ def test_cache_is_bounded(monkeypatch):
     for number in range(50):
         assert table.lookup(parse_address(f"10.0.0.{number}")) is table.routes[0]
         assert table.lookup(parse_address(f"11.0.0.{number}")) is None
-    assert len(table._lookups) <= 8
+        assert len(table._lookups) <= 8
 
 
 @pytest.mark.parametrize("arguments, says", [
@@ -137,6 +137,26 @@ def test_source_selection(destination, candidates, chosen):
     reverse = select_source(parse_address(destination), [candidate(text) for text in reversed(candidates)])
     if destination != "2001:db8:1::d5e3:0:0:1":  # there the order decides
         assert reverse == found
+
+
+@pytest.mark.parametrize("address, expected", [
+    ("10.0.2.15", 14), ("169.254.1.1", 2), ("127.0.0.1", 2), ("::1", 2), ("fe80::1", 2), ("febf::1", 2),
+    ("fec0::1", 5), ("feff::1", 5), ("fd00::1", 14), ("2001:db8::1", 14), ("ffc0::1", 0), ("ff01::1", 1),
+    ("ff02::1", 2), ("ff05::1", 5), ("ff0e::1", 14), ("fe00::1", 14), ("7ec0::1", 14)])
+def test_scope(address, expected):
+    assert scope(parse_address(address)) == expected
+
+
+# RFC 6724 2.1: one address of each label, all of global scope
+LABELLED = ["2600::1", "2002::1", "2001::1", "fd00::1", "::2:1", "3ffe::1"]
+
+
+@pytest.mark.parametrize("destination, other", [(one, two) for one in LABELLED for two in LABELLED if one != two])
+def test_labels_are_told_apart(destination, other):
+    """Rule 6 alone: with prefix length 0 rule 8 has nothing to say."""
+    same = parse_address(destination)[:15] + b"\x99"
+    candidates = [InterfaceAddress(parse_address(other), 0), InterfaceAddress(same, 0)]
+    assert select_source(parse_address(destination), candidates) == same
 
 
 def test_deprecated_loses_to_preferred_but_not_to_scope():

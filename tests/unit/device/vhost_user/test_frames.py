@@ -171,11 +171,59 @@ def test_a_ring_that_was_filled_before_it_started_needs_no_kick(bench, features)
     guest.share(guest.ram)
     for index, queue in enumerate((driver.receive_queue, driver.transmit_queue)):
         guest.enable_ring(index)
-        guest.set_up_ring(index, queue)
-        # not readable, as DPDK's
-        guest.set_kick(index)
+        guest.set_up_ring(index, queue, primed=False)
     assert bench.readable
     assert bench.take_all() == [frame(number) for number in range(3)]
+
+
+class Racing:
+    """A ring whose guest adds a frame right after each look that found nothing, `times` times, and kicks if asked to."""
+
+    def __init__(self, vring, driver, times):
+        self.vring = vring
+        self.driver = driver
+        self.times = times
+
+    def __getattr__(self, name):
+        return getattr(self.vring, name)
+
+    def receive(self, burst, discard):
+        taken = 0 if self.times > 5 else self.vring.receive(burst, discard=discard)
+        if not taken and self.times:
+            self.times -= 1
+            self.driver.reap()
+            self.driver.send(frame(self.times))
+        return taken
+
+
+@pytest.mark.parametrize("times", [1, 3, 30])
+@EVERY_RING
+def test_frame_that_comes_between_the_last_look_and_the_wait(bench, features, times):
+    guest = bench.start(features)
+    driver = guest.drivers[0]
+    bench.take_all()
+    driver.send(frame(99))
+    port = bench.device._rings.ports[1]
+    port.vring = Racing(port.vring, driver, times)
+    frames = []
+    for _ in range(100):
+        if not bench.readable:
+            break
+        frames += bench.take()
+        if port.vring.next_avail != driver.transmit_queue.avail_index:
+            assert bench.readable
+    assert frames == [frame(99)] + [frame(number) for number in reversed(range(times))]
+
+
+def test_chains_without_a_frame_are_given_back(bench):
+    driver = bench.start().drivers[0]
+    for _ in range(3):
+        driver.send(b"")
+    assert bench.take_all() == []
+    assert driver.reap() == 3
+    assert bench.device.counters()["receive_dropped"] == 3
+    driver.send(frame(1))
+    assert bench.take_all() == [frame(1)]
 
 
 def test_one_receive_one_burst_at_most(bench):
@@ -388,6 +436,7 @@ def test_stop_and_start_again_loses_and_repeats_nothing(bench):
         driver.send(frame(number))
     base = guest.stop_ring(1)
     assert base == 10
+    assert not bench.device._rings.ports[1].vring.running  # T1
     assert guest.stop_ring(1) == 10
     assert bench.take_all() == []
     guest.set_up_ring(1, driver.transmit_queue, base=base)
@@ -410,8 +459,12 @@ def test_reconnect_at_the_used_index_loses_and_repeats_nothing(bench):
     again.negotiate(ALL)
     again.share(again.ram)
     for index, queue in enumerate((driver.receive_queue, driver.transmit_queue)):
-        again.enable_ring(index)
         again.set_up_ring(index, queue, base=queue.used_index)
+    # Nothing is enabled from before.
+    assert not bench.device.link_up
+    for index in (0, 1):
+        again.enable_ring(index)
+    assert bench.device.link_up
     assert bench.take_all() == [frame(number) for number in range(10, 15)]
 
 
@@ -439,6 +492,21 @@ def test_new_kick_descriptor_while_frames_wait(bench):
     guest.set_kick(1)
     assert bench.readable
     assert bench.take_all() == [frame(1)]
+
+
+def test_t2_replaced_kick_descriptor_is_not_watched(bench):
+    """The front-end still has it open, so closing ours alone does not end the watch."""
+    guest = bench.start()
+    bench.take_all()
+    old = os.dup(guest.kicks[1])
+    guest.set_kick(1)
+    bench.take_all()
+    os.eventfd_write(old, 1)
+    assert not bench.readable
+    guest.stop_ring(1)
+    guest.kick(1)
+    assert not bench.readable
+    os.close(old)
 
 
 def test_new_call_descriptor_is_signalled_once(bench):

@@ -527,7 +527,7 @@ async def test_a_half_closed_connection_gets_its_answers(connect, fake_transport
 async def test_reading_does_not_resume_after_the_end(connect, fake_transport):
     # a transport would report the end once more
     connection = connect(fake_transport(room=1000))
-    connection.feed(BIG, GET, GET)
+    connection.feed(BIG, GET, BIG)
     assert not connection.transport.reading
     assert connection.protocol.eof_received()
     while not connection.transport.closed:

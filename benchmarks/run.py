@@ -1,0 +1,153 @@
+"""The benchmarks: one guest per peer and round, the same clients in each, medians side by side.
+
+    python benchmarks/run.py [--rounds 3] [--seconds 4] [--peers ours,libslirp] [--cases ping,rr] [--no-tap]
+
+Peers take turns within a round, so that a machine that gets slower does so for all.  Read benchmarks/README.md for what
+the figures mean, then peers, cases and report.
+"""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "examples"))
+
+import tap_pytcp  # noqa: E402
+from cases import CASES, Values  # noqa: E402
+from lab.guest_image import GuestImage, build_guest  # noqa: E402
+from lab.packages import LabError  # noqa: E402
+from lab.qemu import BENCHMARK_CPUS, Emulator, Guest, find_emulator  # noqa: E402
+from peers import GUEST, PEERS, PREFIX, STACK, Ours, Peer  # noqa: E402
+from report import Results  # noqa: E402
+
+ARCHITECTURE = "x86_64"
+
+
+def say(line: str = "") -> None:
+    print(line, flush=True)
+
+
+def build_netload(folder: Path) -> Path:
+    """The static client and server program; LabError without a compiler."""
+    target = folder / "netload"
+    result = subprocess.run(["cc", "-std=c11", "-O2", "-static", "-o", str(target), str(HERE / "guest/netload.c")],
+                            capture_output=True, text=True)
+    if result.returncode:
+        raise LabError(f"benchmarks/guest/netload.c does not compile: {result.stderr.strip()}")
+    return target
+
+
+def build_image(netload: Path) -> GuestImage:
+    """The guest: iperf3 and netload, its address set without DHCP so that every peer gets the same."""
+    return build_guest(ARCHITECTURE, programs=("iperf3",), dhcp=False, slaac=False,
+                       commands=f"ip addr add {GUEST}/{PREFIX} dev eth0", files={"usr/bin/netload": netload})
+
+
+def measure(peer: Peer, image: GuestImage, emulator: Emulator, cases: list[str], seconds: float) -> Values:
+    """Boot one guest on `peer`, run the cases in it and power it off; LabError when anything of it failed."""
+    values: Values = {}
+    with peer:
+        with peer.surroundings():
+            guest = Guest(image, peer.network(), emulator=emulator, cpu=BENCHMARK_CPUS[ARCHITECTURE])
+        try:
+            guest.wait_ready()
+            status, text = guest.run(f"ip link set eth0 mtu {peer.mtu} && arping -c 1 -w 5 -I eth0 {STACK}")
+            if status:
+                raise LabError(f"the guest does not reach {STACK}: {text.strip()}")
+            for case in cases:
+                try:
+                    values |= CASES[case](guest, peer, seconds)
+                except LabError as error:
+                    say(f"  {peer.label}, {case}: {error}")
+                peer.check()
+            guest.power_off()
+        finally:
+            guest.kill()
+    return values
+
+
+def run_rounds(arguments, folder: Path, results: Results) -> int:
+    """Every peer in turn, `rounds` times; how many runs of ours failed."""
+    netload = build_netload(folder)
+    image = build_image(netload)
+    emulator = find_emulator(ARCHITECTURE, arguments.qemu)
+    chosen = []
+    for name in arguments.peers:
+        reason = PEERS[name].why_not()
+        if reason:
+            say(f"left out, {PEERS[name].label}: {reason}")
+        else:
+            chosen.append(PEERS[name])
+    failures = 0
+    for number in range(1, arguments.rounds + 1):
+        for kind in chosen:
+            begun = time.monotonic()
+            own = folder / f"{kind.name}-{number}"
+            own.mkdir()
+            try:
+                values = measure(kind(own, netload), image, emulator, arguments.cases, arguments.seconds)
+            except LabError as error:
+                say(f"round {number}, {kind.label}: {error}")
+                failures += kind is Ours
+                continue
+            results.add(kind.name, values)
+            say(f"round {number}, {kind.label}, {time.monotonic() - begun:.0f} s: {Results.line(values)}")
+    return failures
+
+
+def names(known) -> "callable":
+    """A parser of "a,b" that accepts names of `known`."""
+
+    def parse(text: str) -> list[str]:
+        chosen = text.split(",")
+        for name in chosen:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(known)}")
+        return chosen
+
+    return parse
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--rounds", type=int, default=3, help="guests per peer (3)")
+    parser.add_argument("--seconds", type=float, default=4.0, help="length of each case (4)")
+    parser.add_argument("--peers", type=names(PEERS), default=list(PEERS), help=f"of {','.join(PEERS)}")
+    parser.add_argument("--cases", type=names(CASES), default=list(CASES), help=f"of {','.join(CASES)}")
+    parser.add_argument("--qemu", default="", metavar="SUITE", help="QEMU of this Debian suite (bookworm-backports)")
+    parser.add_argument("--no-tap", dest="tap", action="store_false", help="leave the comparison over TAP out")
+    parser.add_argument("--profile", default="", metavar="FILE", help="cProfile of our process, of the last round")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for the rows (benchmarks/results)")
+    arguments = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    Ours.profile = os.path.abspath(arguments.profile) if arguments.profile else ""
+    results = Results()
+    failures = 0
+    try:
+        with tempfile.TemporaryDirectory(prefix="swos-bench-") as folder:
+            failures = run_rounds(arguments, Path(folder), results)
+            if arguments.tap:
+                reason = tap_pytcp.why_not()
+                if reason:
+                    say(f"left out, {tap_pytcp.LABEL}: {reason}")
+                else:
+                    tap_pytcp.run_rounds(Path(folder), results, arguments.rounds, arguments.seconds, say)
+    except LabError as error:
+        say(f"benchmarks: {error}")
+        failures += 1
+    except KeyboardInterrupt:
+        return 130
+    say()
+    say(results.table())
+    say(f"rows: {results.write(arguments.results)}")
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
