@@ -59,13 +59,14 @@ def bulk(direction: str) -> Callable[[Guest, Peer, float], Values]:
         # The report is long and the console slow: only the receiver's totals are printed.
         output = run_guest(
             guest,
-            f"iperf3 -c {STACK} -p {peer.ports().iperf3} -t {seconds:g}{reverse} -J >/tmp/report || {{ grep error /tmp/report; false; }}"
-            " && sed -n '/\"sum_received\"/,/}/p' /tmp/report",
+            f"iperf3 -c {STACK} -p {peer.ports().iperf3} -t {seconds:g}{reverse} -J >/tmp/report;"
+            " sed -n '/\"sum_received\"/,/}/p;/\"error\"/p' /tmp/report",
             seconds + PATIENCE)
         host, qemu = sum(map(cpu_seconds, pids)) - host, cpu_seconds(guest.process.pid) - qemu
-        received = json.loads("{" + output.strip().rstrip(",") + "}")["sum_received"]
-        if not received["bytes"]:
-            raise LabError("iperf3 moved no byte")
+        report = json.loads("{" + output.strip().rstrip(",") + "}") if output.strip() else {}
+        received = report.get("sum_received", {})
+        if report.get("error") or not received.get("bytes"):
+            raise LabError(f"iperf3 moved nothing: {report.get('error', 'no report')}")
         gigabytes = received["bytes"] / 1e9
         return {TCP[direction]: received["bits_per_second"] / 1e6, HOST_CPU[direction]: host / gigabytes,
                 QEMU_CPU[direction]: qemu / gigabytes}

@@ -122,8 +122,10 @@ class Checks:
     def file(self, version: str, digest: str, wanted: str, seconds: float) -> None:
         self.expect(digest == wanted, f"the SHA-256 of {FILE} over {version} differs", digest)
         self.rates[version] = FILE_SIZE * 8 / seconds / 1e6
-        say(f"  guest  {FILE} over {version}: {FILE_SIZE >> 20} MiB in {seconds:.1f} s, {self.rates[version]:.0f} Mbit/s, "
-            "SHA-256 matches")
+        say(
+            f"  guest  {FILE} over {version}: {FILE_SIZE >> 20} MiB in {seconds:.1f} s, "
+            f"{self.rates[version]:.0f} Mbit/s, SHA-256 matches"
+        )
 
 
 def converse(guest: Guest, site: Site) -> Checks:
@@ -145,7 +147,9 @@ def converse(guest: Guest, site: Site) -> Checks:
         status, text = guest.run(f"wget -q -O /tmp/file {url}{FILE}", 60)
         seconds = time.monotonic() - begun
         checks.expect(status == 0, f"fetching {FILE} over {version} failed", text)
-        checks.file(version, guest.run("sha256sum < /tmp/file; rm /tmp/file")[1].partition(" ")[0], site.digest, seconds)
+        checks.file(
+            version, guest.run("sha256sum < /tmp/file; rm /tmp/file")[1].partition(" ")[0], site.digest, seconds
+        )
     guest.power_off()
     return checks
 
@@ -154,18 +158,25 @@ def account(host: Host, checks: Checks) -> None:
     """What went over the link, as the host's side counted it."""
     counters = host.device.counters()
     say()
-    say(f"{host.requests} requests answered; {FILE_SIZE >> 20} MiB at "
-        + ", ".join(f"{rate:.0f} Mbit/s over {version}" for version, rate in checks.rates.items()))
+    say(
+        f"{host.requests} requests answered; {FILE_SIZE >> 20} MiB at "
+        + ", ".join(f"{rate:.0f} Mbit/s over {version}" for version, rate in checks.rates.items())
+    )
     for label, name in (("to the guest", "transmit"), ("from the guest", "receive")):
         frames, size, bursts = (counters[f"{name}_{what}"] for what in ("frames", "bytes", "bursts"))
         if frames:
-            say(f"  {label:15s} {size / 1e6:8.1f} MB in {frames:6d} frames of {size / frames:7.0f} bytes, "
-                f"{frames / max(1, bursts):.1f} frames per burst")
+            say(
+                f"  {label:15s} {size / 1e6:8.1f} MB in {frames:6d} frames of {size / frames:7.0f} bytes, "
+                f"{frames / max(1, bursts):.1f} frames per burst"
+            )
 
 
 async def with_guest(emulator: Emulator, image: GuestImage, folder: Path, site: Site) -> None:
     """Boot a guest on the host's socket; LabError when it does not run, DemoError when it was not served well."""
-    say(f"Booting {image.kernel.name} under QEMU {'.'.join(map(str, emulator.version))}; its network card is served here.")
+    say(
+        f"Booting {image.kernel.name} under QEMU {'.'.join(map(str, emulator.version))}; "
+        "its network card is served here."
+    )
     path = folder / "nic.sock"
     async with Host(f"vhost-user:{path}", site, ra=PREFIX6, dhcp_server=True) as host:
         guest = Guest(image, vhost_user_network(path), emulator=emulator, cpu=BENCHMARK_CPUS[image.architecture])
@@ -203,8 +214,10 @@ async def without_guest(site: Site) -> None:
             body = await fetch(address, FILE)
             checks.file(version, hashlib.sha256(body).hexdigest(), site.digest, time.monotonic() - begun)
         say()
-        say(f"{host.requests} requests answered over a link in memory: "
-            + ", ".join(f"{rate:.0f} Mbit/s over {version}" for version, rate in checks.rates.items()))
+        say(
+            f"{host.requests} requests answered over a link in memory: "
+            + ", ".join(f"{rate:.0f} Mbit/s over {version}" for version, rate in checks.rates.items())
+        )
 
 
 async def run(architecture: str) -> None:

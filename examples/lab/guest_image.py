@@ -19,13 +19,25 @@ ARCHITECTURES = {"aarch64": "arm64", "x86_64": "amd64"}
 CONSOLES = {"aarch64": "ttyAMA0", "x86_64": "ttyS0"}
 
 # Insertion order: each needs those before it.  A module that a kernel has built in is left out.
-MODULES = ("failover", "net_failover", "virtio_ring", "virtio", "virtio_pci_modern_dev", "virtio_pci_legacy_dev",
-           "virtio_pci", "virtio_mmio", "virtio_net", "af_packet", "ipv6")
+MODULES = (
+    "failover",
+    "net_failover",
+    "virtio_ring",
+    "virtio",
+    "virtio_pci_modern_dev",
+    "virtio_pci_legacy_dev",
+    "virtio_pci",
+    "virtio_mmio",
+    "virtio_net",
+    "af_packet",
+    "ipv6",
+)
 
-APPLETS = ("sh", "mount", "ip", "insmod", "udhcpc", "ping", "wget", "sha256sum", "md5sum", "nc", "cat", "ls", "sleep", "stty",
-           "poweroff", "dd", "grep", "awk", "sed", "seq", "date", "hostname", "dmesg", "ifconfig", "time", "head", "tail", "tr",
-           "wc", "nslookup", "traceroute", "true", "false", "test", "mkdir", "rm", "kill", "ps", "cut", "timeout", "uname",
-           "free", "env", "chmod", "ln", "httpd", "tcpsvd", "udpsvd", "arping", "sync")
+APPLETS = """
+sh mount ip insmod udhcpc ping wget sha256sum md5sum nc cat ls sleep stty poweroff dd grep awk sed seq date hostname dmesg
+ifconfig time head tail tr wc nslookup traceroute true false test mkdir rm kill ps cut timeout uname free env chmod ln httpd
+tcpsvd udpsvd arping sync
+""".split()
 
 # A guest whose host has gone powers off after this many seconds without a command.
 IDLE = 900
@@ -68,9 +80,10 @@ else
 fi
 """
 DHCP = """\
-udhcpc -i eth0 -n -q -t 8 -T 1 -s /etc/udhcpc.script >/tmp/udhcpc.log 2>&1 || { cat /tmp/udhcpc.log; echo "lab: no lease"; }
+udhcpc -i eth0 -n -q -t 8 -T 1 -s /etc/udhcpc.script >/tmp/udhcpc.log 2>&1 ||
+    { cat /tmp/udhcpc.log; echo "lab: no lease"; }
 """
-# /proc/net/if_inet6: address, index, prefix length, scope (20 is link-local), flags (40 is tentative), name; all hexadecimal.
+# /proc/net/if_inet6, all hexadecimal: address, index, prefix length, scope (20 is link-local), flags (40 is tentative), name.
 SLAAC = """\
 for wait in $(seq 80); do
     while read -r address index length scope flags name; do
@@ -79,7 +92,8 @@ for wait in $(seq 80); do
     sleep 0.1
 done
 address=$(ip -6 addr show dev eth0 | awk '/inet6/ && !/scope link/ && !/tentative/ {print $2; exit}')
-echo "lab: ipv6 ${address:-none} router $(ip -6 route show default | awk '{print $3; exit}')"
+router=$(ip -6 route show default | awk '{print $3; exit}')
+echo "lab: ipv6 ${address:-none} router ${router:-none}"
 """
 UDHCPC_SCRIPT = """\
 #!/bin/sh
@@ -95,7 +109,8 @@ bound|renew)
     for gateway in $router; do ip route replace default via $gateway dev $interface && break; done
     : > /etc/resolv.conf
     for server in $dns; do echo "nameserver $server" >> /etc/resolv.conf; done
-    echo "lab: lease $ip/${mask:-24} router ${router:-none} dns ${dns:-none} mtu ${mtu:-none} seconds $lease" > /dev/console
+    given="router ${router:-none} dns ${dns:-none} mtu ${mtu:-none} seconds $lease"
+    echo "lab: lease $ip/${mask:-24} $given" > /dev/console
     ;;
 esac
 """
@@ -120,15 +135,19 @@ def kernel_release(folder: Path) -> str:
 
 def find_modules(folder: Path, release: str) -> dict[str, bytes]:
     """{name: module file} of MODULES in their order, decompressed; LabError when one is neither there nor built in."""
-    tree = next((path for path in (folder / "lib/modules" / release, folder / "usr/lib/modules" / release) if path.is_dir()),
-                None)
+    tree = next(
+        (path for path in (folder / "lib/modules" / release, folder / "usr/lib/modules" / release) if path.is_dir()),
+        None,
+    )
     if tree is None:
         raise LabError(f"{folder} holds no modules of kernel {release}")
     files = {}
     for path in (tree / "kernel").glob("**/*.ko*"):
         files[path.name.partition(".")[0].replace("_", "-")] = path
-    builtin = {Path(line).name.partition(".")[0].replace("_", "-")
-               for line in (tree / "modules.builtin").read_text().splitlines()}
+    builtin = {
+        Path(line).name.partition(".")[0].replace("_", "-")
+        for line in (tree / "modules.builtin").read_text().splitlines()
+    }
     found = {}
     for name in MODULES:
         key = name.replace("_", "-")
@@ -165,7 +184,9 @@ def needed_libraries(program: Path, roots: list[Path]) -> dict[str, Path]:
 
 def _read_elf(path: Path) -> str:
     try:
-        return subprocess.run(["readelf", "-W", "-l", "-d", str(path)], check=True, capture_output=True, text=True).stdout
+        return subprocess.run(
+            ["readelf", "-W", "-l", "-d", str(path)], check=True, capture_output=True, text=True
+        ).stdout
     except FileNotFoundError:
         raise LabError("there is no readelf on this machine; run: apt-get install binutils") from None
     except subprocess.CalledProcessError as error:
@@ -180,8 +201,17 @@ def _find_library(name: str, roots: list[Path], program: Path) -> Path:
     raise LabError(f"{program.name} needs {name}, which is not below {', '.join(map(str, roots))}")
 
 
-def build_initramfs(busybox: Path, modules: dict[str, bytes], *, commands: str = "", dhcp: bool = True, slaac: bool = True,
-                    network: bool = True, files: dict[str, bytes | Path] | None = None, compress: bool = True) -> bytes:
+def build_initramfs(
+    busybox: Path,
+    modules: dict[str, bytes],
+    *,
+    commands: str = "",
+    dhcp: bool = True,
+    slaac: bool = True,
+    network: bool = True,
+    files: dict[str, bytes | Path] | None = None,
+    compress: bool = True,
+) -> bytes:
     """The initramfs as bytes.
 
     `commands` is shell text run once the network is up.  `files` adds {path in the guest: content, or a file of this
@@ -202,14 +232,31 @@ def build_initramfs(busybox: Path, modules: dict[str, bytes], *, commands: str =
             archive.file(path, content, 0o755 if content.startswith(b"#!") else 0o644)
     archive.file("etc/udhcpc.script", UDHCPC_SCRIPT, 0o755)
     steps = (NETWORK + (DHCP if dhcp else "") + (SLAAC if slaac else "")) if network else ""
-    archive.file("init", INIT.format(modules=" ".join(map(shlex.quote, modules)), network=steps, commands=commands,
-                                     idle=IDLE, library_path="/usr/lib"), 0o755)
+    archive.file(
+        "init",
+        INIT.format(
+            modules=" ".join(map(shlex.quote, modules)),
+            network=steps,
+            commands=commands,
+            idle=IDLE,
+            library_path="/usr/lib",
+        ),
+        0o755,
+    )
     return archive.to_bytes(compress=compress)
 
 
-def build_guest(architecture: str, *, programs: tuple[str, ...] = (), commands: str = "", dhcp: bool = True,
-                slaac: bool = True, network: bool = True, files: dict[str, bytes | Path] | None = None,
-                compress: bool = True) -> GuestImage:
+def build_guest(
+    architecture: str,
+    *,
+    programs: tuple[str, ...] = (),
+    commands: str = "",
+    dhcp: bool = True,
+    slaac: bool = True,
+    network: bool = True,
+    files: dict[str, bytes | Path] | None = None,
+    compress: bool = True,
+) -> GuestImage:
     """Fetch what is missing and put a guest together.
 
     `architecture` is "aarch64" or "x86_64".  `programs` names Debian packages whose programs of the same name the
@@ -221,8 +268,9 @@ def build_guest(architecture: str, *, programs: tuple[str, ...] = (), commands: 
     packages = Packages(debian)
     kernel = packages.unpack(f"linux-image-cloud-{debian}*")
     busybox_folder = packages.unpack("busybox-static")
-    busybox = next((path for path in (busybox_folder / "bin/busybox", busybox_folder / "usr/bin/busybox") if path.is_file()),
-                   None)
+    busybox = next(
+        (path for path in (busybox_folder / "bin/busybox", busybox_folder / "usr/bin/busybox") if path.is_file()), None
+    )
     if busybox is None:
         raise LabError(f"{busybox_folder} holds no busybox; remove the folder, and it is fetched again")
     release = kernel_release(kernel)
@@ -235,6 +283,14 @@ def build_guest(architecture: str, *, programs: tuple[str, ...] = (), commands: 
             raise LabError(f"the package {package} has no {path or f'usr/bin/{package}'}")
         extra[f"usr/bin/{program.name}"] = program
         extra.update(needed_libraries(program, [root]))
-    image = build_initramfs(busybox, find_modules(kernel, release), commands=commands, dhcp=dhcp, slaac=slaac, network=network,
-                            files=extra, compress=compress)
+    image = build_initramfs(
+        busybox,
+        find_modules(kernel, release),
+        commands=commands,
+        dhcp=dhcp,
+        slaac=slaac,
+        network=network,
+        files=extra,
+        compress=compress,
+    )
     return GuestImage(architecture, kernel / "boot" / f"vmlinuz-{release}", image)

@@ -38,12 +38,16 @@ def unique_name(prefix: str = "swos") -> str:
     return f"{prefix[:5]}{os.getpid() % 1000000}x{next(_numbers)}"
 
 
-def run(*command: str, check: bool = True, timeout: float = 30.0, stdin: bytes | None = None) -> subprocess.CompletedProcess:
+def run(
+    *command: str, check: bool = True, timeout: float = 30.0, stdin: bytes | None = None
+) -> subprocess.CompletedProcess:
     """Run a command, its output captured as bytes; LabError with that output when it fails and `check` is set."""
     result = subprocess.run(command, input=stdin if stdin is not None else b"", capture_output=True, timeout=timeout)
     if check and result.returncode:
-        raise LabError(f"{' '.join(command)} failed ({result.returncode}): "
-                       f"{(result.stderr or result.stdout).decode(errors='replace').strip()}")
+        raise LabError(
+            f"{' '.join(command)} failed ({result.returncode}): "
+            f"{(result.stderr or result.stdout).decode(errors='replace').strip()}"
+        )
     return result
 
 
@@ -71,8 +75,9 @@ class Namespace:
         """`arguments` as a command that runs inside."""
         return ["ip", "netns", "exec", self.name, *arguments]
 
-    def run(self, *arguments: str, check: bool = True, timeout: float = 30.0,
-            stdin: bytes | None = None) -> subprocess.CompletedProcess:
+    def run(
+        self, *arguments: str, check: bool = True, timeout: float = 30.0, stdin: bytes | None = None
+    ) -> subprocess.CompletedProcess:
         """Run a command inside and wait for it."""
         return run(*self.command(*arguments), check=check, timeout=timeout, stdin=stdin)
 
@@ -107,7 +112,7 @@ class Namespace:
         self.configure(name or device, addresses, mtu=mtu)
 
     def configure(self, device: str, addresses: Sequence[str] = (), *, mtu: int | None = None) -> None:
-        """Give a device in here its MTU (bytes of an IP packet) and addresses, without waiting for DAD, and set it up."""
+        """Give a device in here its MTU (bytes of an IP packet) and addresses, without DAD, and set it up."""
         if mtu is not None:
             self.run("ip", "link", "set", device, "mtu", str(mtu))
         self.run("ip", "link", "set", device, "up")
@@ -118,16 +123,30 @@ class Namespace:
         """`destination` ("default", "10.1.0.0/16") through `gateway`."""
         self.run("ip", "-6" if ":" in gateway else "-4", "route", "add", destination, "via", gateway)
 
-    def add_tap(self, name: str = "tap0", addresses: Sequence[str] = (), *, queues: int = 1, mtu: int | None = None,
-                vnet_header: bool = False) -> str:
+    def add_tap(
+        self,
+        name: str = "tap0",
+        addresses: Sequence[str] = (),
+        *,
+        queues: int = 1,
+        mtu: int | None = None,
+        vnet_header: bool = False,
+    ) -> str:
         """Make a persistent TAP device in here, to be opened inside `entered`; its name."""
         flags = (["multi_queue"] if queues > 1 else []) + (["vnet_hdr"] if vnet_header else [])
         self.run("ip", "tuntap", "add", "dev", name, "mode", "tap", *flags)
         self.configure(name, addresses, mtu=mtu)
         return name
 
-    def add_veth(self, other: "Namespace", addresses: Sequence[str] = (), other_addresses: Sequence[str] = (), *,
-                 name: str = "veth0", mtu: int | None = None) -> None:
+    def add_veth(
+        self,
+        other: "Namespace",
+        addresses: Sequence[str] = (),
+        other_addresses: Sequence[str] = (),
+        *,
+        name: str = "veth0",
+        mtu: int | None = None,
+    ) -> None:
         """A cable to another namespace, called `name` at both ends."""
         here, there = unique_name("va"), unique_name("vb")
         run("ip", "link", "add", here, "type", "veth", "peer", "name", there)

@@ -23,8 +23,19 @@ PROGRESS_EVERY = 10.0
 DOWNLOAD_DEADLINE = 900.0
 
 # Programs and libraries run from a folder need no package manager: apt is told these are there already.
-ASSUMED_INSTALLED = ("adduser", "base-files", "debconf", "dpkg", "init-system-helpers", "iso-codes", "passwd", "perl",
-                     "perl-base", "tar", "usrmerge")
+ASSUMED_INSTALLED = (
+    "adduser",
+    "base-files",
+    "debconf",
+    "dpkg",
+    "init-system-helpers",
+    "iso-codes",
+    "passwd",
+    "perl",
+    "perl-base",
+    "tar",
+    "usrmerge",
+)
 
 
 class LabError(RuntimeError):
@@ -58,8 +69,10 @@ def machine_suite() -> str:
             key, _, value = line.partition("=")
             facts[key] = value.strip('"')
     if facts.get("ID") != "debian" or "VERSION_CODENAME" not in facts:
-        raise LabError(f"guests are made from Debian's packages, and this machine runs {facts.get('ID', 'something else')}; "
-                       "use a Debian machine or container")
+        raise LabError(
+            f"guests are made from Debian's packages, and this machine runs {facts.get('ID', 'something else')}; "
+            "use a Debian machine or container"
+        )
     return facts["VERSION_CODENAME"]
 
 
@@ -78,8 +91,9 @@ def sources_list(sources: dict[str, str], codename: str, suite: str, keyring: Pa
     Suites that build upon another (codename-backports) come with that one.
     """
     if codename not in sources:
-        raise LabError(f"apt has no Debian archive for {codename}; "
-                       "add one to /etc/apt/sources.list and run: apt-get update")
+        raise LabError(
+            f"apt has no Debian archive for {codename}; add one to /etc/apt/sources.list and run: apt-get update"
+        )
     options = f"[signed-by={keyring}] " if keyring else ""
     if suite == codename:
         wanted = sources
@@ -90,8 +104,14 @@ def sources_list(sources: dict[str, str], codename: str, suite: str, keyring: Pa
     return "".join(f"deb {options}{uri} {name} main\n" for name, uri in wanted.items())
 
 
-def run_reporting(command: list[str], what: str, *, deadline: float = DOWNLOAD_DEADLINE, cwd: Path | None = None,
-                  report: Callable[[str], None] = say) -> str:
+def run_reporting(
+    command: list[str],
+    what: str,
+    *,
+    deadline: float = DOWNLOAD_DEADLINE,
+    cwd: Path | None = None,
+    report: Callable[[str], None] = say,
+) -> str:
     """Run `command`, report progress when it takes longer than 2 s, and return what it printed.
 
     LabError with the last lines of its output when it fails or takes longer than `deadline` seconds.
@@ -99,8 +119,14 @@ def run_reporting(command: list[str], what: str, *, deadline: float = DOWNLOAD_D
     with tempfile.TemporaryFile(mode="w+", errors="replace") as output:
         begun = time.monotonic()
         try:
-            process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, cwd=cwd,
-                                       env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"})
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                cwd=cwd,
+                env={**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"},
+            )
         except FileNotFoundError:
             raise LabError(f"{what}: there is no {command[0]} on this machine") from None
         next_line = PROGRESS_AFTER
@@ -123,7 +149,9 @@ def run_reporting(command: list[str], what: str, *, deadline: float = DOWNLOAD_D
         output.seek(0)
         text = output.read()
     if process.returncode:
-        raise LabError(f"{what} failed: " + " | ".join(text.strip().splitlines()[-3:]))
+        lines = text.strip().splitlines()
+        errors = [line.removeprefix("E: ") for line in lines if line.startswith("E: ")]
+        raise LabError(f"{what} failed: {' | '.join((errors or lines)[-3:]).rstrip('.')}")
     return text
 
 
@@ -134,8 +162,9 @@ def locked(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock = open(path, "a")
     except OSError as error:
-        raise LabError(f"the cache folder {path.parent} cannot be written ({error.strerror}); "
-                       "set SWOS_NET_CACHE to one that can") from None
+        raise LabError(
+            f"the cache folder {path.parent} cannot be written ({error.strerror}); set SWOS_NET_CACHE to one that can"
+        ) from None
     with lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield
@@ -144,8 +173,9 @@ def locked(path: Path) -> Iterator[None]:
 class Packages:
     """Packages of one architecture and suite; `suite` empty means the machine's own."""
 
-    def __init__(self, architecture: str = "", suite: str = "", *, cache: Path | None = None,
-                 report: Callable[[str], None] = say):
+    def __init__(
+        self, architecture: str = "", suite: str = "", *, cache: Path | None = None, report: Callable[[str], None] = say
+    ):
         self.architecture = architecture or machine_architecture()
         self.codename = machine_suite()
         self.suite = suite or self.codename
@@ -176,21 +206,30 @@ class Packages:
                     wanted = self._closure(wanted)
                 work = Path(tempfile.mkdtemp(prefix=".new-", dir=self.folder))
                 try:
-                    run_reporting(self._apt("apt-get", "download", *wanted),
-                                  f"fetching {', '.join(names)} ({self.suite}, {self.architecture})",
-                                  cwd=work, report=self.report)
+                    run_reporting(
+                        self._apt("apt-get", "download", *wanted),
+                        f"fetching {', '.join(wanted[:3])} ({self.suite}, {self.architecture})",
+                        cwd=work,
+                        report=self.report,
+                    )
                     contents = work / "contents"
                     contents.mkdir()
                     for package in sorted(work.glob("*.deb")):
-                        run_reporting(["dpkg-deb", "-x", str(package), str(contents)], f"unpacking {package.name}",
-                                      report=self.report)
+                        run_reporting(
+                            ["dpkg-deb", "-x", str(package), str(contents)],
+                            f"unpacking {package.name}",
+                            report=self.report,
+                        )
                     contents.rename(target)
                 finally:
                     shutil.rmtree(work, ignore_errors=True)
         except LabError as error:
-            raise LabError(f"{', '.join(names)} for {self.architecture} ({self.suite}) is not in {self.folder} and could not "
-                           f"be fetched: {error}. With network access, run once: "
-                           "python3 examples/lab/setup_host.py --guests") from None
+            label = ", ".join(names).replace("*", "")
+            raise LabError(
+                f"{label} for {self.architecture} ({self.suite}) is not in {self.folder} and could not "
+                f"be fetched: {error}. With network access, run once: "
+                "python3 examples/lab/setup_host.py --guests"
+            ) from None
 
     def _apt(self, program: str, *arguments: str) -> list[str]:
         state = self.folder / "apt"
@@ -224,13 +263,23 @@ class Packages:
         for folder in ("lists/partial", "cache/archives/partial"):
             (state / folder).mkdir(parents=True, exist_ok=True)
         machine = run_reporting(["apt-get", "update", "--print-uris"], "reading apt's sources", report=self.report)
-        (state / "sources.list").write_text(sources_list(parse_sources(machine, self.codename), self.codename, self.suite,
-                                                         KEYRING if KEYRING.exists() else None))
-        (state / "status").write_text("".join(
-            f"Package: {name}\nStatus: install ok installed\nArchitecture: all\nVersion: 9999\n"
-            f"Maintainer: none\nDescription: assumed\n\n" for name in ASSUMED_INSTALLED))
-        run_reporting(self._apt("apt-get", "update"), f"updating the package lists ({self.suite}, {self.architecture})",
-                      report=self.report)
+        (state / "sources.list").write_text(
+            sources_list(
+                parse_sources(machine, self.codename), self.codename, self.suite, KEYRING if KEYRING.exists() else None
+            )
+        )
+        (state / "status").write_text(
+            "".join(
+                f"Package: {name}\nStatus: install ok installed\nArchitecture: all\nVersion: 9999\n"
+                f"Maintainer: none\nDescription: assumed\n\n"
+                for name in ASSUMED_INSTALLED
+            )
+        )
+        run_reporting(
+            self._apt("apt-get", "update"),
+            f"updating the package lists ({self.suite}, {self.architecture})",
+            report=self.report,
+        )
         stamp.touch()
 
     def _real_name(self, meta: str) -> str:
@@ -243,8 +292,9 @@ class Packages:
         return match.group(1)
 
     def _closure(self, names: list[str]) -> list[str]:
-        text = run_reporting(self._apt("apt-get", "--simulate", "install", *names), f"resolving {', '.join(names)}",
-                             report=self.report)
+        text = run_reporting(
+            self._apt("apt-get", "--simulate", "install", *names), f"resolving {', '.join(names)}", report=self.report
+        )
         chosen = re.findall(r"^Inst (\S+) \((\S+) ", text, re.MULTILINE)
         if not chosen:
             raise LabError(f"{', '.join(names)}: apt found nothing to fetch")
@@ -253,8 +303,12 @@ class Packages:
 
 def library_folders(root: Path) -> list[Path]:
     """The folders below an unpacked `root` that the dynamic loader searches."""
-    return [folder for pattern in ("lib/*-linux-gnu*", "usr/lib/*-linux-gnu*", "lib64", "usr/lib64", "lib", "usr/lib")
-            for folder in sorted(root.glob(pattern)) if folder.is_dir()]
+    return [
+        folder
+        for pattern in ("lib/*-linux-gnu*", "usr/lib/*-linux-gnu*", "lib64", "usr/lib64", "lib", "usr/lib")
+        for folder in sorted(root.glob(pattern))
+        if folder.is_dir()
+    ]
 
 
 def own_loader(root: Path, program: str) -> list[str]:

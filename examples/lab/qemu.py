@@ -1,7 +1,7 @@
 """Guests under QEMU: the command line, the console, and an end that leaves nothing running.
 
-Read guest_image for what boots.  Emulation (TCG) is the default; hardware virtualisation is used only where a probe boot
-worked, since /dev/kvm may open and a guest still not get anywhere.
+Read guest_image for what boots.  Emulation (TCG) is the default; hardware virtualisation is used only where a probe
+boot worked, since /dev/kvm may open and a guest still not get anywhere.
 """
 
 import atexit
@@ -56,12 +56,20 @@ def find_emulator(architecture: str, suite: str = "") -> Emulator:
         raise LabError(f"{error}{advice}") from None
     modules = sorted(root.glob("usr/lib/*-linux-gnu*/qemu"))
     environment = {"QEMU_MODULE_DIR": str(modules[0])} if modules else {}
-    command = (*own_loader(root, f"usr/bin/{name}"), "-L", str(root / "usr/share/qemu"), "-L", str(root / "usr/share/seabios"))
+    command = (
+        *own_loader(root, f"usr/bin/{name}"),
+        "-L",
+        str(root / "usr/share/qemu"),
+        "-L",
+        str(root / "usr/share/seabios"),
+    )
     return Emulator(architecture, command, _version(command, environment), environment)
 
 
 def _version(command: tuple[str, ...], environment: dict[str, str]) -> tuple[int, ...]:
-    text = subprocess.run([*command, "--version"], capture_output=True, text=True, env={**os.environ, **environment}).stdout
+    text = subprocess.run(
+        [*command, "--version"], capture_output=True, text=True, env={**os.environ, **environment}
+    ).stdout
     match = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
     if not match:
         raise LabError(f"{command[0]} does not start: {text.strip() or 'it printed nothing'}")
@@ -111,24 +119,50 @@ def no_network() -> Network:
     return Network(())
 
 
-def machine_arguments(architecture: str, *, memory: int = 512, cpu: str = "", cpus: int = 1, accelerator: str = "tcg") -> list[str]:
+def machine_arguments(
+    architecture: str, *, memory: int = 512, cpu: str = "", cpus: int = 1, accelerator: str = "tcg"
+) -> list[str]:
     """Machine, processor and memory; `memory` in MiB, shared with the back-end as vhost-user needs it."""
     machine = {"aarch64": "virt", "x86_64": "q35"}[architecture]
     if accelerator == "kvm" and not cpu:
         cpu = "host"
-    return ["-M", f"{machine},memory-backend=mem", "-accel", accelerator, "-cpu", cpu or DEFAULT_CPUS[architecture],
-            "-smp", str(cpus), "-m", str(memory),
-            # Without share=on a vhost-user back-end maps a private copy and sees rings that never move.
-            "-object", f"memory-backend-memfd,id=mem,size={memory}M,share=on",
-            "-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+    return [
+        "-M",
+        f"{machine},memory-backend=mem",
+        "-accel",
+        accelerator,
+        "-cpu",
+        cpu or DEFAULT_CPUS[architecture],
+        "-smp",
+        str(cpus),
+        "-m",
+        str(memory),
+        # Without share=on a vhost-user back-end maps a private copy and sees rings that never move.
+        "-object",
+        f"memory-backend-memfd,id=mem,size={memory}M,share=on",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+        "-no-reboot",
+    ]
 
 
-def network_arguments(architecture: str, network: Network, *, version: tuple[int, ...] = (7, 2), accelerator: str = "tcg",
-                      mac: str = DEFAULT_MAC, device: str = "", vectors: int | None = None, transport: str = "") -> list[str]:
+def network_arguments(
+    architecture: str,
+    network: Network,
+    *,
+    version: tuple[int, ...] = (7, 2),
+    accelerator: str = "tcg",
+    mac: str = DEFAULT_MAC,
+    device: str = "",
+    vectors: int | None = None,
+    transport: str = "",
+) -> list[str]:
     """The back-end and its virtio-net device.
 
-    `transport` is "mmio" or "pci", by default the first on aarch64 and the second on x86_64; `vectors` (PCI alone) is the
-    number of MSI-X vectors, 0 for INTx.  `device` is text appended to the device ("mrg_rxbuf=off,host_mtu=9000").
+    `transport` is "mmio" or "pci", by default the first on aarch64 and the second on x86_64; `vectors` (PCI alone) is
+    the number of MSI-X vectors, 0 for INTx.  `device` is text appended to the device ("mrg_rxbuf=off,host_mtu=9000").
     """
     if not network.arguments:
         return []
@@ -156,8 +190,16 @@ def network_arguments(architecture: str, network: Network, *, version: tuple[int
 
 def kernel_command_line(architecture: str, extra: str = "") -> str:
     """What the guest's kernel is told; on x86 the timer check fails when the host is busy."""
-    words = [f"console={CONSOLES[architecture]}", "rdinit=/init", "quiet", "loglevel=3", "panic=-1", "net.ifnames=0",
-             "mitigations=off", "random.trust_cpu=on"]
+    words = [
+        f"console={CONSOLES[architecture]}",
+        "rdinit=/init",
+        "quiet",
+        "loglevel=3",
+        "panic=-1",
+        "net.ifnames=0",
+        "mitigations=off",
+        "random.trust_cpu=on",
+    ]
     if architecture == "x86_64":
         words += ["no_timer_check", "tsc=reliable"]
     return " ".join([*words, extra]).strip()
@@ -166,8 +208,10 @@ def kernel_command_line(architecture: str, extra: str = "") -> str:
 def describe_exit(status: int) -> str:
     """One sentence on how QEMU ended; `status` as subprocess gives it (negative for a signal)."""
     if status in (-signal.SIGSEGV, 128 + signal.SIGSEGV):
-        return ("QEMU crashed (segmentation fault, status 139): QEMU 7.2 does so with vhost-user and MSI-X under TCG; "
-                "use vectors=0, virtio-mmio or a newer QEMU")
+        return (
+            "QEMU crashed (segmentation fault, status 139): QEMU 7.2 does so with vhost-user and MSI-X under TCG; "
+            "use vectors=0, virtio-mmio or a newer QEMU"
+        )
     if status < 0:
         return f"QEMU was killed by {signal.Signals(-status).name}"
     return f"QEMU ended with status {status}"
@@ -192,7 +236,7 @@ class Console:
             return self._text
 
     def wait_for(self, pattern: str, timeout: float, start: int = 0) -> re.Match | None:
-        """The first match of a regular expression at or after `start`; None after `timeout` s or at the stream's end."""
+        """The first match of a regular expression from `start` on; None after `timeout` s or at the stream's end."""
         compiled = re.compile(pattern, re.MULTILINE)
         deadline = time.monotonic() + timeout
         with self._changed:
@@ -234,10 +278,24 @@ class Guest:
     the console's thread, with each line the guest prints.
     """
 
-    def __init__(self, image: GuestImage, network: Network, *, emulator: Emulator | None = None, memory: int = 512,
-                 cpu: str = "", cpus: int = 1, accelerator: str = "tcg", mac: str = DEFAULT_MAC, device: str = "",
-                 vectors: int | None = None, transport: str = "", kernel_options: str = "", extra: Sequence[str] = (),
-                 on_line: Callable[[str], None] | None = None):
+    def __init__(
+        self,
+        image: GuestImage,
+        network: Network,
+        *,
+        emulator: Emulator | None = None,
+        memory: int = 512,
+        cpu: str = "",
+        cpus: int = 1,
+        accelerator: str = "tcg",
+        mac: str = DEFAULT_MAC,
+        device: str = "",
+        vectors: int | None = None,
+        transport: str = "",
+        kernel_options: str = "",
+        extra: Sequence[str] = (),
+        on_line: Callable[[str], None] | None = None,
+    ):
         self.emulator = emulator or find_emulator(image.architecture)
         if accelerator == "auto":
             accelerator = "kvm" if kvm_works(image.architecture, self.emulator) else "tcg"
@@ -250,14 +308,34 @@ class Guest:
             self.command = [
                 *self.emulator.command,
                 *machine_arguments(image.architecture, memory=memory, cpu=cpu, cpus=cpus, accelerator=accelerator),
-                "-serial", "stdio", "-kernel", str(image.kernel), "-initrd", f"/proc/self/fd/{self._initramfs}",
-                "-append", kernel_command_line(image.architecture, kernel_options),
-                *network_arguments(image.architecture, network, version=self.emulator.version, accelerator=accelerator, mac=mac,
-                                   device=device, vectors=vectors, transport=transport),
-                *extra]
+                "-serial",
+                "stdio",
+                "-kernel",
+                str(image.kernel),
+                "-initrd",
+                f"/proc/self/fd/{self._initramfs}",
+                "-append",
+                kernel_command_line(image.architecture, kernel_options),
+                *network_arguments(
+                    image.architecture,
+                    network,
+                    version=self.emulator.version,
+                    accelerator=accelerator,
+                    mac=mac,
+                    device=device,
+                    vectors=vectors,
+                    transport=transport,
+                ),
+                *extra,
+            ]
             self.process = subprocess.Popen(
-                self.command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                env={**os.environ, **self.emulator.environment}, pass_fds=(self._initramfs,))
+                self.command,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.emulator.environment},
+                pass_fds=(self._initramfs,),
+            )
         except BaseException:
             os.close(self._initramfs)
             raise
@@ -322,7 +400,9 @@ class Guest:
             raise LabError(f"the guest did not power off within {timeout:.0f} s") from None
         self.kill()
         if status:
-            raise LabError(f"{describe_exit(status)}. Its last lines:\n" + "\n".join(self.console.text.splitlines()[-15:]))
+            raise LabError(
+                f"{describe_exit(status)}. Its last lines:\n" + "\n".join(self.console.text.splitlines()[-15:])
+            )
         return status
 
     def cpu_seconds(self) -> float:
@@ -349,7 +429,9 @@ def kvm_works(architecture: str, emulator: Emulator | None = None) -> bool:
     """Whether a guest gets to its first program under KVM; tried once per boot of this machine."""
     if architecture != os.uname().machine or not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return False
-    if architecture == "x86_64" and not re.search(r"^flags\s*:.*\b(vmx|svm)\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE):
+    if architecture == "x86_64" and not re.search(
+        r"^flags\s*:.*\b(vmx|svm)\b", Path("/proc/cpuinfo").read_text(), re.MULTILINE
+    ):
         return False
     boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     memory = cache_directory() / f"kvm-{ARCHITECTURES[architecture]}"
@@ -359,8 +441,9 @@ def kvm_works(architecture: str, emulator: Emulator | None = None) -> bool:
             return answer == "works"
     works = True
     try:
-        with Guest(build_guest(architecture, network=False), no_network(), emulator=emulator, memory=256,
-                   accelerator="kvm") as guest:
+        with Guest(
+            build_guest(architecture, network=False), no_network(), emulator=emulator, memory=256, accelerator="kvm"
+        ) as guest:
             guest.wait_for(r"^lab: up", KVM_PROBE_DEADLINE)
     except LabError:
         works = False

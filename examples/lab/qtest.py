@@ -1,8 +1,8 @@
 """A guest without a guest: QEMU's qtest socket as the processor, and this module as its virtio-net driver.
 
-One machine starts in about a tenth of a second, and every byte of the rings is the test's own: the cheapest hostile guest.
-The NIC is virtio-mmio (VIRTIO 1.2 section 4.2) on QEMU's aarch64 "virt" machine, version 2.  Read VIRTIO 1.2 sections 2.7
-(split virtqueues) and 5.1 (network device).  It does not speak the legacy interface, nor packed rings.
+One machine starts in about a tenth of a second, and every byte of the rings is the test's own: the cheapest hostile
+guest.  The NIC is virtio-mmio (VIRTIO 1.2 section 4.2) on QEMU's aarch64 "virt" machine, version 2.  Read VIRTIO 1.2
+sections 2.7 (split virtqueues) and 5.1 (network device).  It does not speak the legacy interface, nor packed rings.
 """
 
 import atexit
@@ -21,8 +21,8 @@ from lab.packages import LabError
 from lab.qemu import DEFAULT_MAC, Emulator, Network, describe_exit, find_emulator, machine_arguments, network_arguments
 
 RAM = 0x40000000
-PROGRAM = RAM + 0x800000    # the start of RAM holds QEMU's device tree
-WAIT_FOREVER = bytes.fromhex("7f2003d5ffffff17")    # wfi; b .-4
+PROGRAM = RAM + 0x800000  # the start of RAM holds QEMU's device tree
+WAIT_FOREVER = bytes.fromhex("7f2003d5ffffff17")  # wfi; b .-4
 ARENA = RAM + 0x1000000
 
 SLOTS, SLOT_SIZE, SLOT_COUNT = 0x0A000000, 0x200, 32
@@ -58,8 +58,9 @@ class Descriptor:
 
     def to_bytes(self) -> bytes:
         """The 16 bytes of the table; values too large for their field are cut, as a hostile guest may want."""
-        return struct.pack("<QIHH", self.address & (1 << 64) - 1, self.length & 0xFFFFFFFF, self.flags & 0xFFFF,
-                           self.next & 0xFFFF)
+        return struct.pack(
+            "<QIHH", self.address & (1 << 64) - 1, self.length & 0xFFFFFFFF, self.flags & 0xFFFF, self.next & 0xFFFF
+        )
 
 
 class QtestConnection:
@@ -123,8 +124,17 @@ class QtestMachine:
     `memory` in MiB.  `allocate` hands out guest memory that nothing else uses.
     """
 
-    def __init__(self, network: Network, *, emulator: Emulator | None = None, memory: int = 64, device: str = "",
-                 mac: str = DEFAULT_MAC, extra: Iterable[str] = (), deadline: float = 20.0):
+    def __init__(
+        self,
+        network: Network,
+        *,
+        emulator: Emulator | None = None,
+        memory: int = 64,
+        device: str = "",
+        mac: str = DEFAULT_MAC,
+        extra: Iterable[str] = (),
+        deadline: float = 20.0,
+    ):
         self.emulator = emulator or find_emulator("aarch64")
         self.memory_start, self.memory_size = RAM, memory << 20
         self._next_free = ARENA
@@ -137,16 +147,28 @@ class QtestMachine:
             program = Path(self._folder.name, "wait")
             program.write_bytes(WAIT_FOREVER)
             self.command = [
-                *self.emulator.command, *machine_arguments("aarch64", memory=memory, cpu="cortex-a57"),
-                "-device", f"loader,file={program},addr={PROGRAM:#x},cpu-num=0",
-                "-qtest", f"unix:{path}", "-qtest-log", "none",
-                *network_arguments("aarch64", network, version=self.emulator.version, mac=mac, device=device), *extra]
+                *self.emulator.command,
+                *machine_arguments("aarch64", memory=memory, cpu="cortex-a57"),
+                "-device",
+                f"loader,file={program},addr={PROGRAM:#x},cpu-num=0",
+                "-qtest",
+                f"unix:{path}",
+                "-qtest-log",
+                "none",
+                *network_arguments("aarch64", network, version=self.emulator.version, mac=mac, device=device),
+                *extra,
+            ]
             with socket.socket(socket.AF_UNIX) as listener:
                 listener.bind(path)
                 listener.listen(1)
                 listener.settimeout(0.1)
-                self.process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=self._log, stderr=self._log,
-                                                env={**os.environ, **self.emulator.environment})
+                self.process = subprocess.Popen(
+                    self.command,
+                    stdin=subprocess.DEVNULL,
+                    stdout=self._log,
+                    stderr=self._log,
+                    env={**os.environ, **self.emulator.environment},
+                )
                 atexit.register(self.close)
                 self.qtest = QtestConnection(self._accept(listener, deadline))
         except BaseException:
@@ -213,8 +235,8 @@ class Ring:
         self.table = machine.allocate(16 * size, 16)
         self.avail = machine.allocate(6 + 2 * size, 2)
         self.used = machine.allocate(6 + 8 * size, 4)
-        self.avail_idx = 0    # of the next entry to expose
-        self.used_idx = 0     # of the next entry to collect
+        self.avail_idx = 0  # of the next entry to expose
+        self.used_idx = 0  # of the next entry to collect
 
     @property
     def used_event_address(self) -> int:
@@ -235,10 +257,19 @@ class Ring:
         buffers = list(buffers)
         for number, (address, length, flags) in enumerate(buffers):
             last = number == len(buffers) - 1
-            self.describe((head + number) % self.size, Descriptor(
-                address, length, flags if last else flags | DESC_NEXT, 0 if last else (head + number + 1) % self.size))
+            self.describe(
+                (head + number) % self.size,
+                Descriptor(
+                    address,
+                    length,
+                    flags if last else flags | DESC_NEXT,
+                    0 if last else (head + number + 1) % self.size,
+                ),
+            )
 
-    def indirect(self, entry: int, descriptors: Iterable[Descriptor], *, flags: int = DESC_INDIRECT, length: int | None = None) -> int:
+    def indirect(
+        self, entry: int, descriptors: Iterable[Descriptor], *, flags: int = DESC_INDIRECT, length: int | None = None
+    ) -> int:
         """Place an indirect table and let `entry` point to it; its guest address.  `length` may lie about its size."""
         table = b"".join(descriptor.to_bytes() for descriptor in descriptors)
         address = self.machine.place(table)
@@ -369,8 +400,14 @@ class MmioNic:
         """DRIVER_OK: with a vhost-user back-end QEMU hands the rings over now."""
         self.write(STATUS, ACKNOWLEDGE | DRIVER | FEATURES_OK | DRIVER_OK)
 
-    def start(self, features: int = F_VERSION_1 | F_MAC, *, size: int = 256, queue_pairs: int = 1,
-              control_ring: int | None = None) -> None:
+    def start(
+        self,
+        features: int = F_VERSION_1 | F_MAC,
+        *,
+        size: int = 256,
+        queue_pairs: int = 1,
+        control_ring: int | None = None,
+    ) -> None:
         """Negotiate those of `features` that are offered, set the rings up, and go.
 
         With F_CTRL_VQ the ring after the device's last pair (`control_ring`, else 2 * queue_pairs) is set up too.
@@ -399,9 +436,16 @@ class MmioNic:
         """VIRTIO_NET_CTRL_MQ_VQ_PAIRS_SET (VIRTIO 1.2 5.1.6.5.6)."""
         return self.control(4, 0, struct.pack("<H", count))
 
-    def send(self, frame: bytes, *, pair: int = 0, header: bytes = bytes(NET_HEADER_SIZE), head: int = 0,
-             timeout: float = 5.0) -> bool:
-        """Transmit one Ethernet frame as a chain of header and frame; whether the device gave the chain back in time."""
+    def send(
+        self,
+        frame: bytes,
+        *,
+        pair: int = 0,
+        header: bytes = bytes(NET_HEADER_SIZE),
+        head: int = 0,
+        timeout: float = 5.0,
+    ) -> bool:
+        """Transmit one Ethernet frame as a chain of header and frame; whether the chain came back in time."""
         ring = self.rings[2 * pair + 1]
         ring.chain(head, [(self.machine.place(header), len(header), 0), (self.machine.place(frame), len(frame), 0)])
         ring.expose(head)

@@ -74,8 +74,12 @@ def requirements(purpose: str, guest: str) -> list[Requirement]:
         Requirement("make", has_program("make"), "no make targets"),
     ]
     guests = [guest] if purpose == "demo" else list(QEMU_PACKAGES)
-    needed += [Requirement(QEMU_PACKAGES[name], has_program(f"qemu-system-{name}"), f"QEMU for {name} is unpacked into the cache")
-               for name in guests]
+    needed += [
+        Requirement(
+            QEMU_PACKAGES[name], has_program(f"qemu-system-{name}"), f"QEMU for {name} is unpacked into the cache"
+        )
+        for name in guests
+    ]
     if purpose in ("test", "bench"):
         needed += [
             Requirement("binutils", has_program("readelf"), "no guests with added programs"),
@@ -109,8 +113,10 @@ def install_system(needed: list[Requirement]) -> None:
         say(f"will install these system packages with apt-get: {' '.join(names)}")
         try:
             environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            for command in (["apt-get", "update", "-qq"],
-                            ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *names]):
+            for command in (
+                ["apt-get", "update", "-qq"],
+                ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *names],
+            ):
                 if subprocess.run(privileged(command), env=environment, stdout=subprocess.DEVNULL).returncode:
                     # Old lists may still do: only what is there afterwards counts.
                     problem = f"{' '.join(command[:2])} failed"
@@ -130,8 +136,13 @@ def install_system(needed: list[Requirement]) -> None:
 def build_key() -> str:
     """Changes with everything the environment or the C module is made of."""
     digest = hashlib.sha256(f"{PROJECT} {sys.executable} {sys.version}".encode())
-    for path in [PROJECT / "setup.cfg", PROJECT / "setup.py", PROJECT / "pyproject.toml", PROJECT / "src/swos_net/version.py",
-                 *sorted((PROJECT / "vhost").glob("*.[chp]*"))]:
+    for path in [
+        PROJECT / "setup.cfg",
+        PROJECT / "setup.py",
+        PROJECT / "pyproject.toml",
+        PROJECT / "src/swos_net/version.py",
+        *sorted((PROJECT / "vhost").glob("*.[chp]*")),
+    ]:
         digest.update(path.name.encode() + path.read_bytes())
     return digest.hexdigest()
 
@@ -149,19 +160,28 @@ def install_python(venv: Path) -> Path:
     python = venv / "bin/python"
     dependencies, build = venv / ".swos-dependencies", venv / ".swos-build"
     if not (python.exists() and _reads(dependencies, dependency_key())):
-        say(f"will install into {venv}: {', '.join(BUILD_REQUIREMENTS)}, and swos_net with its test packages (setup.cfg)")
+        say(
+            f"will install into {venv}: {', '.join(BUILD_REQUIREMENTS)}, "
+            "and swos_net with its test packages (setup.cfg)"
+        )
         _run([sys.executable, "-m", "venv", str(venv)], f"making {venv}", "apt-get install python3-venv")
         pip = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         retry = f"{sys.executable} {Path(__file__).relative_to(PROJECT)}"
         _run([*pip, *BUILD_REQUIREMENTS], f"installing {', '.join(BUILD_REQUIREMENTS)} (network needed)", retry)
-        _run([*pip, "--no-build-isolation", "--editable", f"{PROJECT}[test]"],
-             "installing swos_net with its test packages (network and a C compiler needed)", retry)
+        _run(
+            [*pip, "--no-build-isolation", "--editable", f"{PROJECT}[test]"],
+            "installing swos_net with its test packages (network and a C compiler needed)",
+            retry,
+        )
         dependencies.write_text(dependency_key())
         build.write_text(build_key())
     elif not _reads(build, build_key()) or not any((PROJECT / "src/swos_net").glob("_dataplane*.so")):
         say("building the C module")
-        _run([str(python), "setup.py", "--quiet", "build_ext", "--inplace", "--force"], "building the C module",
-             "apt-get install gcc libc6-dev python3-dev")
+        _run(
+            [str(python), "setup.py", "--quiet", "build_ext", "--inplace", "--force"],
+            "building the C module",
+            "apt-get install gcc libc6-dev python3-dev",
+        )
         build.write_text(build_key())
     return python
 
@@ -171,7 +191,9 @@ def _reads(path: Path, text: str) -> bool:
 
 
 def _run(command: list[str], what: str, advice: str) -> None:
-    result = subprocess.run(command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    result = subprocess.run(
+        command, cwd=PROJECT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     if result.returncode:
         lines = [line for line in result.stdout.strip().splitlines() if line.strip()]
         raise SetupError(f"{what} failed; when the cause is mended, run: {advice}\n  " + "\n  ".join(lines[-12:]))
@@ -196,7 +218,9 @@ def main() -> int:
     parser.add_argument("--guest", choices=list(ARCHITECTURES), default="aarch64", help="the demo's guest")
     parser.add_argument("--guests", action="store_true", help="fetch the kernels and busybox of the guests now")
     parser.add_argument("--peers", action="store_true", help="fetch what the benchmarks compare with now")
-    parser.add_argument("--venv", type=Path, default=PROJECT / ".venv", help="the environment to make or bring up to date")
+    parser.add_argument(
+        "--venv", type=Path, default=PROJECT / ".venv", help="the environment to make or bring up to date"
+    )
     arguments = parser.parse_args()
     try:
         python = prepare(arguments.purpose, arguments.guest, arguments.venv.absolute())

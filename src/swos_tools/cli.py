@@ -36,7 +36,7 @@ def add_stack_options(parser: argparse.ArgumentParser) -> None:
                        help="default router, one for each family")
     group.add_argument("--dhcp", action="store_true", help="ask a DHCP server on the link for an IPv4 address")
     group.add_argument("--dhcp-server", action=argparse.BooleanOptionalAction, default=None,
-                       help="lease IPv4 addresses to the other side")
+                       help="lease IPv4 addresses to the other side (default: where a guest is there)")
     group.add_argument("--ra", metavar="PREFIX", type=_text(ipaddress.IPv6Network),
                        help="advertise an IPv6 prefix to the other side")
     group.add_argument("--mac", metavar="MAC", type=_text(parse_mac), help="own link address")

@@ -28,12 +28,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser = ArgumentParser(prog="swos-httpd", allow_abbrev=False,
                             description="Serves the files under a directory over HTTP on a swos_net stack.")
     parser.add_argument("--root", metavar="DIR", help="document root (default: ./www if it is there, otherwise .)")
-    parser.add_argument("--port", type=number(0, 65535), default=8080, help="TCP port (default: 8080)")
+    parser.add_argument("--port", type=number(0, 65535), default=8080, help="TCP port, 0 for any (default: 8080)")
     parser.add_argument("-6", "--ipv6", action="store_true", help="listen on IPv6 only")
     parser.add_argument("--listing", action=argparse.BooleanOptionalAction, default=True,
                         help="show a directory without index.html as a page (default: yes)")
-    parser.add_argument("--connections", type=number(1, 1000000), default=Limits.connections, metavar="N",
-                        help=f"connections served at once (default: {Limits.connections})")
+    parser.add_argument("--connections", type=number(1, 1000000), default=Limits().connections, metavar="N",
+                        help="connections served at once (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no line for each request")
     add_stack_options(parser)
     return parser

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from lab import namespaces
-from swos_net.device.tap import TapDevice
+from swos_net.device.tap import KernelLink as KernelDevice, TapDevice, TunDevice
 from swos_net.runtime.open_stack import open_stack
 from swos_net.runtime.threaded import ThreadedRunner
 from swos_net.socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM, Socket, create_server
@@ -36,12 +36,12 @@ def ready():
 
 
 class KernelLink:
-    """A TAP between `stack` (served by `runner`'s thread) and the kernel in `namespace`."""
+    """A TAP or TUN between `stack` (served by `runner`'s thread) and the kernel in `namespace`."""
 
     kernel = {AF_INET: KERNEL, AF_INET6: KERNEL6}
     ours = {AF_INET: OURS, AF_INET6: OURS6}
 
-    def __init__(self, namespace: namespaces.Namespace, device: TapDevice, runner: ThreadedRunner):
+    def __init__(self, namespace: namespaces.Namespace, device: KernelDevice, runner: ThreadedRunner):
         self.namespace = namespace
         self.device = device
         self.runner = runner
@@ -58,10 +58,10 @@ class KernelLink:
         given = "\n".join(f"{name} = {value!r}" for name, value in values.items())
         program = f"{PRELUDE}\n{given}\n{textwrap.dedent(script)}\nprint(json.dumps(report))\n"
         command = self.namespace.command(sys.executable, "-I", "-c", program)
-        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        with subprocess.Popen(command, **dict.fromkeys(("stdin", "stdout", "stderr"), subprocess.PIPE), text=True) as process:
 
-            def finish(timeout: float = 2 * TIMEOUT) -> dict:
-                output, errors = process.communicate(timeout=timeout)
+            def finish(timeout: float = 2 * TIMEOUT, stdin: str = "") -> dict:
+                output, errors = process.communicate(stdin, timeout=timeout)
                 assert process.returncode == 0, errors
                 return json.loads(output.splitlines()[-1])
 
@@ -90,12 +90,12 @@ class KernelLink:
 
 
 @contextlib.contextmanager
-def kernel_link(*, offloads: bool = True, mtu: int = 1500) -> Iterator[KernelLink]:
+def kernel_link(*, kind: str = "tap", offloads: bool = True, mtu: int = 1500) -> Iterator[KernelLink]:
     """Makes one and takes it away."""
     with namespaces.Namespace() as namespace:
-        name = namespace.add_tap("tap0", [f"{KERNEL}/24", f"{KERNEL6}/64"], mtu=mtu)
         with namespace.entered():
-            device = TapDevice(name, offloads=offloads)
+            device = {"tap": TapDevice, "tun": TunDevice}[kind](f"{kind}0", offloads=offloads, mtu=mtu)
+            namespace.configure(device.name, [f"{KERNEL}/24", f"{KERNEL6}/64"])
         with ThreadedRunner(open_stack(device, addresses=[f"{OURS}/24", f"{OURS6}/64"])) as runner:
             yield KernelLink(namespace, device, runner)
 

@@ -69,7 +69,9 @@ class VhostFrontEnd:
         if self._turn is not None:
             self._turn()
 
-    def send(self, request: int, payload: Payload | None = None, fds: Sequence[int] = (), need_reply: bool = False) -> None:
+    def send(
+        self, request: int, payload: Payload | None = None, fds: Sequence[int] = (), need_reply: bool = False
+    ) -> None:
         """Sends one request without waiting for an answer."""
         self.send_bytes(emit_request(request, payload, need_reply=need_reply), fds)
 

@@ -113,6 +113,13 @@ def test_R4_overlapping_guest_addresses_are_refused(memory, memfd, guest):
     assert error.errno == errno.EEXIST and "R4" in str(error)
 
 
+def test_R4_overlap_of_a_single_byte_is_refused(memory, memfd):
+    memory.add(0x10000, 4096, USER, 0, memfd)
+    assert refused(memory, 0xF000, 4097, USER, 0, memfd).errno == errno.EEXIST
+    memory.add(0x20000, 4097, USER, 0, memfd)
+    assert refused(memory, 0x21000, 4096, USER, 0, memfd).errno == errno.EEXIST
+
+
 def test_R4_neighbours_do_not_overlap(memory, memfd):
     memory.add(0x10000, 4096, USER, 0, memfd)
     memory.add(0x11000, 4096, USER, 0, memfd)  # the same front-end address twice: an alias in the guest

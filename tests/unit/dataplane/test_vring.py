@@ -131,6 +131,17 @@ def test_R5_ring_is_found_again_after_the_memory_table_changed(setup):
     assert s.release() == 0 and s.queue.take_used() == [(0, 0)]
 
 
+def test_R5_ring_breaks_when_just_its_region_goes(setup):
+    s = setup(regions=2)
+    s.send()
+    ring, other = s.ram.regions
+    assert s.memory.remove(other.guest_address, other.size, other.user_address)
+    assert s.receive() == 1 and s.release() == 0
+    assert s.memory.remove(ring.guest_address, ring.size, ring.user_address)
+    assert s.receive() == -1
+    assert s.ring.broken is RingFault.BAD_ADDRESS
+
+
 @pytest.mark.parametrize("call", ["receive", "release", "transmit", "enable_kicks", "available"])
 def test_R5_ring_without_its_memory_breaks(setup, call):
     s = setup()

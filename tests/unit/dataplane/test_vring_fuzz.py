@@ -358,6 +358,7 @@ def test_F3_descriptors_that_change_while_they_are_read(direction):
     ram.write(queue.desc, good_ring)
     ram.write(tables, good_table)
     targets = [(_file_offset(ram, queue.desc), good_ring, bad_ring), (_file_offset(ram, tables), good_table, bad_table)]
+    index = _file_offset(ram, queue.avail + 2)
     hosts = [(int(ffi.cast("uintptr_t", r.host)), r.size) for r in memory.c.regions[0 : memory.c.count]]
     done = threading.Event()
 
@@ -369,6 +370,7 @@ def test_F3_descriptors_that_change_while_they_are_read(direction):
                 length = chance.choice([4, 16, 4096])
                 os.pwrite(ram.fd, bad[start : start + length], offset + start)
                 os.pwrite(ram.fd, good, offset)
+            os.pwrite(ram.fd, struct.pack("<H", chance.randrange(size + 1)), index)  # it may even go back
 
     flipper = threading.Thread(target=flip)
     flipper.start()
@@ -378,10 +380,8 @@ def test_F3_descriptors_that_change_while_they_are_read(direction):
     try:
         for _ in range(600):
             queue.used_index = 0
-            queue.avail_index = 0
             ring.stop()
             ring.start(memory, size, features, *queue.addresses, 0)
-            queue.avail_index = size
             for _ in range(4):
                 if direction:
                     batch = Batch()

@@ -268,13 +268,14 @@ def test_N6_buffer_that_fits_to_the_byte(setup):
     assert s.queue.take_used() == [(head, 12 + len(FRAME))]
 
 
+@pytest.mark.parametrize("indirect", [False, True], ids=["direct", "indirect"])
 @pytest.mark.parametrize("layout", [(), (12, 20), (10, 10, 10, 10)])
-def test_N6_frame_longer_than_the_whole_ring_is_dropped(setup, layout):
-    s = setup(size=16, features=MERGE)
-    count = 16 // (len(layout) + 1)
+def test_N6_frame_longer_than_the_whole_ring_is_dropped(setup, layout, indirect):
+    s = setup(size=16, features=MERGE | Feature.INDIRECT_DESC)
+    count = 16 if indirect else 16 // (len(layout) + 1)
     rooms = {}
     for _ in range(count):
-        at, head = s.offer_room(100, layout)
+        at, head = s.offer_room(100, layout, indirect)
         rooms[head] = at
     assert s.transmit(FRAME * 20, FRAME) == 0
     assert s.ring.dropped == 1
@@ -299,6 +300,15 @@ def test_N6_frame_that_needs_more_pieces_than_there_are_is_dropped(setup):
     assert s.transmit(FRAME + bytes(lib.VRING_PIECES - 11 - len(FRAME)), FRAME) == 0
     assert s.ring.dropped == 1
     assert s.queue.take_used() == [(0, 12 + len(FRAME))]
+
+
+def test_N6_frame_may_take_every_piece_there_is(setup):
+    s = setup(size=8192, features=MERGE)
+    frame = FRAME + bytes(lib.VRING_PIECES - 12 - len(FRAME))
+    at, head = s.offer_room(lib.VRING_PIECES + 1, (1,) * (lib.VRING_PIECES + 1))
+    assert s.transmit(frame) == 0
+    assert s.queue.take_used() == [(head, lib.VRING_PIECES)]
+    assert s.ram.read(at + 12, len(frame)) == frame
 
 
 def test_segment_that_no_link_takes_is_dropped(setup):

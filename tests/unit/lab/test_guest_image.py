@@ -26,7 +26,9 @@ def kernel(tmp_path):
         if name == "virtio_net":
             (drivers / "virtio_net.ko.xz").write_bytes(lzma.compress(b"module virtio_net"))
         elif name not in ("af_packet", "ipv6"):
-            (drivers / f"{name.replace('_', '-') if name == 'virtio_ring' else name}.ko").write_bytes(f"module {name}".encode())
+            (drivers / f"{name.replace('_', '-') if name == 'virtio_ring' else name}.ko").write_bytes(
+                f"module {name}".encode()
+            )
     (tree / "modules.builtin").write_text("kernel/net/packet/af_packet.ko\nkernel/net/ipv6/ipv6.ko\n")
     return tmp_path
 
@@ -58,21 +60,31 @@ def contents(initramfs):
 def build(tmp_path, **options):
     busybox = tmp_path / "busybox"
     busybox.write_bytes(b"BUSYBOX")
-    return contents(guest_image.build_initramfs(busybox, {"virtio": b"VIRTIO MODULE", "virtio_net": b"NET MODULE"}, **options))
+    return contents(
+        guest_image.build_initramfs(busybox, {"virtio": b"VIRTIO MODULE", "virtio_net": b"NET MODULE"}, **options)
+    )
 
 
 def test_the_init_script_loads_modules_takes_addresses_and_runs_commands(tmp_path):
     text = build(tmp_path, commands="echo 'hello {from} $HOME'")
     assert "for module in virtio virtio_net;" in text
-    assert text.index("udhcpc -i eth0") < text.index("if_inet6") < text.index("hello {from} $HOME") < text.index("lab: ready")
+    assert (
+        text.index("udhcpc -i eth0")
+        < text.index("if_inet6")
+        < text.index("hello {from} $HOME")
+        < text.index("lab: ready")
+    )
     assert "VIRTIO MODULE" in text and "BUSYBOX" in text
 
 
-@pytest.mark.parametrize("options, absent, present", [
-    ({"dhcp": False}, "udhcpc -i eth0", "if_inet6"),
-    ({"slaac": False}, "if_inet6", "udhcpc -i eth0"),
-    ({"network": False}, "ip link set eth0 up", "lab: ready"),
-])
+@pytest.mark.parametrize(
+    "options, absent, present",
+    [
+        ({"dhcp": False}, "udhcpc -i eth0", "if_inet6"),
+        ({"slaac": False}, "if_inet6", "udhcpc -i eth0"),
+        ({"network": False}, "ip link set eth0 up", "lab: ready"),
+    ],
+)
 def test_parts_can_be_left_out(tmp_path, options, absent, present):
     text = build(tmp_path, **options)
     assert absent not in text and present in text
@@ -80,8 +92,10 @@ def test_parts_can_be_left_out(tmp_path, options, absent, present):
 
 def test_scripts_given_as_bytes_are_executable(tmp_path):
     text = build(tmp_path, files={"usr/bin/job": b"#!/bin/sh\ntrue\n", "etc/data": b"plain"})
-    modes = {name: int(mode, 16) & 0o777 for mode, name in re.findall(
-        r"070701[0-9A-F]{8}([0-9A-F]{8})[0-9A-F]{88}([a-z/]+)\0", text, re.IGNORECASE)}
+    modes = {
+        name: int(mode, 16) & 0o777
+        for mode, name in re.findall(r"070701[0-9A-F]{8}([0-9A-F]{8})[0-9A-F]{88}([a-z/]+)\0", text, re.IGNORECASE)
+    }
     assert modes["usr/bin/job"] == 0o755 and modes["etc/data"] == 0o644 and modes["init"] == 0o755
 
 
@@ -95,20 +109,29 @@ def test_the_scripts_are_correct_shell(script):
 def slaac_case(line):
     """What the loop over /proc/net/if_inet6 does with one line: "leave" or "stay"."""
     pattern = re.search(r"case .* esac", guest_image.SLAAC).group()
-    script = ("read -r address index length scope flags name\n"
-              + "while :; do while :; do " + pattern + "; echo stay; exit; done; done; echo leave")
-    return subprocess.run(["sh", "-c", script], input=line + "\n", text=True, capture_output=True, check=True).stdout.strip()
+    script = (
+        "read -r address index length scope flags name\n"
+        + "while :; do while :; do "
+        + pattern
+        + "; echo stay; exit; done; done; echo leave"
+    )
+    return subprocess.run(
+        ["sh", "-c", script], input=line + "\n", text=True, capture_output=True, check=True
+    ).stdout.strip()
 
 
-@pytest.mark.parametrize("line, action", [
-    ("fd005705000000005054 02 40 00 00     eth0", "leave"),
-    ("fec00000000000005054 02 40 40 100     eth0", "leave"),
-    ("fd005705000000005054 02 40 00 40     eth0", "stay"),
-    ("fd005705000000005054 02 40 00 140     eth0", "stay"),
-    ("fd005705000000005054 02 40 00 c0     eth0", "stay"),
-    ("fe80000000000000005054 02 40 20 80     eth0", "stay"),
-    ("00000000000000000000 01 80 10 80       lo", "stay"),
-])
+@pytest.mark.parametrize(
+    "line, action",
+    [
+        ("fd005705000000005054 02 40 00 00     eth0", "leave"),
+        ("fec00000000000005054 02 40 40 100     eth0", "leave"),
+        ("fd005705000000005054 02 40 00 40     eth0", "stay"),
+        ("fd005705000000005054 02 40 00 140     eth0", "stay"),
+        ("fd005705000000005054 02 40 00 c0     eth0", "stay"),
+        ("fe80000000000000005054 02 40 20 80     eth0", "stay"),
+        ("00000000000000000000 01 80 10 80       lo", "stay"),
+    ],
+)
 def test_a_usable_global_address_ends_the_wait(line, action):
     assert slaac_case(line) == action
 
@@ -118,8 +141,9 @@ def test_a_programs_libraries_are_found_on_this_machine():
     environment = {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"}
     listed = subprocess.run(["ldd", "/bin/ls"], capture_output=True, text=True, check=True, env=environment).stdout
     found = guest_image.needed_libraries(Path("/bin/ls"), [Path("/")])
-    assert {Path(path).name for path in found} == {Path(word).name for word in re.findall(r"\S+\.so\S*", listed)
-                                                   if "vdso" not in word}
+    assert {Path(path).name for path in found} == {
+        Path(word).name for word in re.findall(r"\S+\.so\S*", listed) if "vdso" not in word
+    }
     assert all(path.is_file() for path in found.values())
 
 

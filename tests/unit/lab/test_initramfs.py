@@ -14,14 +14,14 @@ def read_newc(data):
     """[(name, mode, content)] of an archive; stops at the trailer."""
     entries, at = [], 0
     while True:
-        assert data[at:at + 6] == b"070701"
-        fields = [int(data[at + 6 + 8 * n:at + 14 + 8 * n], 16) for n in range(13)]
+        assert data[at : at + 6] == b"070701"
+        fields = [int(data[at + 6 + 8 * n : at + 14 + 8 * n], 16) for n in range(13)]
         mode, size, name_size = fields[1], fields[6], fields[11]
-        name = data[at + 110:at + 110 + name_size]
+        name = data[at + 110 : at + 110 + name_size]
         assert name.endswith(b"\0")
         at += 110 + name_size
         at += -at % 4
-        content = data[at:at + size]
+        content = data[at : at + size]
         at += size
         at += -at % 4
         if name == b"TRAILER!!!\0":
@@ -48,7 +48,8 @@ def test_entries_come_back_as_they_went_in():
         ("etc/deep/er", stat.S_IFDIR | 0o755, b""),
         ("etc/deep/er/conf", stat.S_IFREG | 0o644, b"text\n"),
         ("bin/alias", stat.S_IFLNK | 0o777, b"tool"),
-        ("proc", stat.S_IFDIR | 0o755, b"")]
+        ("proc", stat.S_IFDIR | 0o755, b""),
+    ]
     assert rest.strip(b"\0") == b""
 
 
@@ -63,7 +64,7 @@ def test_every_length_is_padded(size):
 
 def test_inodes_differ():
     data = sample().to_bytes(compress=False)
-    inodes = [data[at + 6:at + 14] for at in range(len(data)) if data[at:at + 6] == b"070701"][:-1]
+    inodes = [data[at + 6 : at + 14] for at in range(len(data)) if data[at : at + 6] == b"070701"][:-1]
     assert len(set(inodes)) == len(inodes) == 8
 
 
@@ -93,5 +94,13 @@ def test_a_copied_file_keeps_its_mode(tmp_path):
 @pytest.mark.skipif(not shutil.which("cpio"), reason="no cpio tool to compare with: apt-get install cpio")
 def test_the_cpio_tool_reads_it():
     result = subprocess.run(["cpio", "-t"], input=sample().to_bytes(compress=False), capture_output=True, check=True)
-    assert result.stdout.decode().split() == ["bin", "bin/tool", "etc", "etc/deep", "etc/deep/er", "etc/deep/er/conf",
-                                              "bin/alias", "proc"]
+    assert result.stdout.decode().split() == [
+        "bin",
+        "bin/tool",
+        "etc",
+        "etc/deep",
+        "etc/deep/er",
+        "etc/deep/er/conf",
+        "bin/alias",
+        "proc",
+    ]

@@ -1,4 +1,4 @@
-"""Names, and the reasons why namespaces cannot be had; the namespaces themselves are made by the tests that use them."""
+"""Names, the reasons why namespaces cannot be had, and two of them on a cable."""
 
 import os
 

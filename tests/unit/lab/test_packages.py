@@ -14,8 +14,11 @@ PRINT_URIS = """\
 'http://other.example/tools/dists/stable/InRelease' x 0
 'http://mirror.example/debian/dists/bookworm/main/binary-amd64/Packages.xz' x 0
 """
-SOURCES = {"bookworm": "http://mirror.example/debian", "bookworm-updates": "http://mirror.example/debian",
-           "bookworm-security": "http://mirror.example/security"}
+SOURCES = {
+    "bookworm": "http://mirror.example/debian",
+    "bookworm-updates": "http://mirror.example/debian",
+    "bookworm-security": "http://mirror.example/security",
+}
 
 
 def test_only_the_distributions_own_archives_are_taken():
@@ -31,7 +34,8 @@ def test_the_machines_own_suite_brings_its_updates():
     assert packages.sources_list(SOURCES, "bookworm", "bookworm", None).splitlines() == [
         "deb http://mirror.example/debian bookworm main",
         "deb http://mirror.example/debian bookworm-updates main",
-        "deb http://mirror.example/security bookworm-security main"]
+        "deb http://mirror.example/security bookworm-security main",
+    ]
 
 
 def test_backports_come_with_what_they_build_upon():
@@ -42,7 +46,8 @@ def test_backports_come_with_what_they_build_upon():
 
 def test_another_suite_stands_alone_on_the_machines_mirror_with_its_key(tmp_path):
     assert packages.sources_list(SOURCES, "bookworm", "trixie", tmp_path / "key.gpg") == (
-        f"deb [signed-by={tmp_path}/key.gpg] http://mirror.example/debian trixie main\n")
+        f"deb [signed-by={tmp_path}/key.gpg] http://mirror.example/debian trixie main\n"
+    )
 
 
 def test_a_machine_without_an_archive_is_told_what_to_do():
@@ -79,7 +84,9 @@ def test_a_long_command_reports_and_is_ended_at_its_deadline(monkeypatch):
     monkeypatch.setattr(packages, "PROGRESS_EVERY", 0.01)
     said = []
     with pytest.raises(LabError, match="not done after"):
-        packages.run_reporting([sys.executable, "-c", "import time; time.sleep(60)"], "waiting", deadline=0.05, report=said.append)
+        packages.run_reporting(
+            [sys.executable, "-c", "import time; time.sleep(60)"], "waiting", deadline=0.05, report=said.append
+        )
     assert said and said[0].startswith("waiting ... ")
 
 
@@ -115,8 +122,11 @@ def test_the_loader_is_the_trees_own(tmp_path):
     libraries.mkdir(parents=True)
     (libraries / "ld-linux-x86-64.so.2").write_text("")
     assert packages.own_loader(tmp_path, "usr/bin/tool") == [
-        str(libraries / "ld-linux-x86-64.so.2"), "--library-path", f"{libraries}:{tmp_path / 'usr/lib'}",
-        str(tmp_path / "usr/bin/tool")]
+        str(libraries / "ld-linux-x86-64.so.2"),
+        "--library-path",
+        f"{libraries}:{tmp_path / 'usr/lib'}",
+        str(tmp_path / "usr/bin/tool"),
+    ]
 
 
 def test_a_loader_that_leads_out_of_the_tree_is_not_used(tmp_path):

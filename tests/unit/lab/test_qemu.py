@@ -27,21 +27,29 @@ def test_kvm_uses_the_hosts_processor_unless_told():
 
 def test_the_seeds_own_nic_on_aarch64():
     line = joined(qemu.network_arguments("aarch64", qemu.vhost_user_network("/tmp/s")))
-    assert line == ("-chardev socket,id=c0,path=/tmp/s -netdev vhost-user,id=n0,chardev=c0 "
-                    "-global virtio-mmio.force-legacy=false "
-                    "-device virtio-net-device,netdev=n0,mac=52:54:00:12:34:56")
+    assert line == (
+        "-chardev socket,id=c0,path=/tmp/s -netdev vhost-user,id=n0,chardev=c0 "
+        "-global virtio-mmio.force-legacy=false "
+        "-device virtio-net-device,netdev=n0,mac=52:54:00:12:34:56"
+    )
 
 
-@pytest.mark.parametrize("version, accelerator, vectors, expected", [
-    ((7, 2, 22), "tcg", None, ",vectors=0"),
-    ((7, 2, 22), "kvm", None, ""),
-    ((10, 0, 2), "tcg", None, ""),
-    ((10, 0, 2), "tcg", 4, ",vectors=4"),
-    ((7, 2, 22), "tcg", 2, ",vectors=2"),
-])
+@pytest.mark.parametrize(
+    "version, accelerator, vectors, expected",
+    [
+        ((7, 2, 22), "tcg", None, ",vectors=0"),
+        ((7, 2, 22), "kvm", None, ""),
+        ((10, 0, 2), "tcg", None, ""),
+        ((10, 0, 2), "tcg", 4, ",vectors=4"),
+        ((7, 2, 22), "tcg", 2, ",vectors=2"),
+    ],
+)
 def test_msi_x_is_avoided_where_qemu_crashes_with_it(version, accelerator, vectors, expected):
-    line = joined(qemu.network_arguments("x86_64", qemu.vhost_user_network("/tmp/s"), version=version, accelerator=accelerator,
-                                         vectors=vectors))
+    line = joined(
+        qemu.network_arguments(
+            "x86_64", qemu.vhost_user_network("/tmp/s"), version=version, accelerator=accelerator, vectors=vectors
+        )
+    )
     assert line.endswith(f"-device virtio-net-pci,netdev=n0,mac=52:54:00:12:34:56,romfile={expected}")
 
 
@@ -56,7 +64,8 @@ def test_queue_pairs_reach_the_back_end_and_the_device():
     assert "path=/tmp/s,reconnect=1 " in line
     assert "chardev=c0,queues=2 " in line and "mq=on,romfile=,vectors=6" in line
     assert "mq=on" in joined(qemu.network_arguments("aarch64", network)) and "vectors" not in joined(
-        qemu.network_arguments("aarch64", network))
+        qemu.network_arguments("aarch64", network)
+    )
 
 
 def test_qemu_may_be_the_one_that_listens():
@@ -64,14 +73,17 @@ def test_qemu_may_be_the_one_that_listens():
 
 
 def test_pci_on_aarch64_is_a_choice():
-    line = joined(qemu.network_arguments("aarch64", qemu.vhost_user_network("/tmp/s"), transport="pci", device="csum=off"))
+    line = joined(
+        qemu.network_arguments("aarch64", qemu.vhost_user_network("/tmp/s"), transport="pci", device="csum=off")
+    )
     assert "virtio-net-pci" in line and "force-legacy" not in line and line.endswith("vectors=0,csum=off")
 
 
 def test_other_back_ends():
     assert joined(qemu.stream_network("/a").arguments) == "-netdev stream,id=n0,addr.type=unix,addr.path=/a,server=off"
     assert joined(qemu.dgram_network("/a", "/b").arguments) == (
-        "-netdev dgram,id=n0,local.type=unix,local.path=/a,remote.type=unix,remote.path=/b")
+        "-netdev dgram,id=n0,local.type=unix,local.path=/a,remote.type=unix,remote.path=/b"
+    )
     assert qemu.network_arguments("x86_64", qemu.no_network()) == []
 
 
@@ -82,8 +94,16 @@ def test_kernel_command_lines():
     assert "console=ttyS0" in line and "no_timer_check" in line and line.endswith(" extra=1")
 
 
-@pytest.mark.parametrize("status, words", [
-    (-signal.SIGSEGV, "vectors=0"), (139, "vectors=0"), (-signal.SIGKILL, "SIGKILL"), (1, "status 1"), (0, "status 0")])
+@pytest.mark.parametrize(
+    "status, words",
+    [
+        (-signal.SIGSEGV, "vectors=0"),
+        (139, "vectors=0"),
+        (-signal.SIGKILL, "SIGKILL"),
+        (1, "status 1"),
+        (0, "status 0"),
+    ],
+)
 def test_exit_statuses_are_explained(status, words):
     assert words in qemu.describe_exit(status)
 

@@ -63,10 +63,10 @@ class Machine:
         if name == "write":
             data = bytes.fromhex(values[1][2:])
             assert len(data) == int(values[0], 16)
-            self.memory[at:at + len(data)] = data
+            self.memory[at : at + len(data)] = data
             return "OK"
         if name == "read":
-            return "OK 0x" + self.memory[at:at + int(values[0], 16)].hex()
+            return "OK 0x" + self.memory[at : at + int(values[0], 16)].hex()
         return "FAIL Unknown command"
 
     def allocate(self, size, align=16):
@@ -124,7 +124,9 @@ def test_a_lost_connection_is_an_error_of_the_lab(machine):
 
 
 def test_descriptors_are_sixteen_bytes_with_hostile_values_cut():
-    assert Descriptor(0x1122334455667788, 0x99AABBCC, 3, 7).to_bytes() == bytes.fromhex("8877665544332211ccbbaa9903000700")
+    assert Descriptor(0x1122334455667788, 0x99AABBCC, 3, 7).to_bytes() == bytes.fromhex(
+        "8877665544332211ccbbaa9903000700"
+    )
     assert Descriptor(-1, -1, 0x10001, 0x10002).to_bytes() == b"\xff" * 12 + b"\x01\x00\x02\x00"
 
 
@@ -133,7 +135,10 @@ def test_the_ring_entry_is_stored_before_the_index_and_the_index_in_one_store(ni
     machine.commands.clear()
     ring.expose(5)
     assert [(command[0], int(command[1], 16)) for command in machine.commands] == [
-        ("writew", ring.avail + 4), ("writew", ring.avail + 2), ("writel", BASE + QUEUE_NOTIFY)]
+        ("writew", ring.avail + 4),
+        ("writew", ring.avail + 2),
+        ("writel", BASE + QUEUE_NOTIFY),
+    ]
     assert machine.at(ring.avail, "<HHH") == (0, 1, 5)
 
 
@@ -180,8 +185,11 @@ def test_used_entries_are_collected_once_in_order(nic, machine):
 def test_features_are_written_in_two_halves(nic, machine):
     machine.commands.clear()
     nic.negotiate(1 << 32 | 1 << 5)
-    written = [int(command[2], 16) for command in machine.commands
-               if command[0] == "writel" and int(command[1], 16) == BASE + DRIVER_FEATURES]
+    written = [
+        int(command[2], 16)
+        for command in machine.commands
+        if command[0] == "writel" and int(command[1], 16) == BASE + DRIVER_FEATURES
+    ]
     assert written == [1 << 5, 1]
     assert machine.registers[BASE + STATUS] == 11
 
@@ -196,5 +204,7 @@ def test_merged_receive_buffers_become_one_frame(nic, machine):
     machine.qtest.write(buffers[2], bytes(10) + b"\x01\x00" + b"C")
     struct.pack_into("<HHIIIIII", machine.memory, ring.used - RAM, 0, 3, 0, 64, 1, 10, 2, 13)
     assert nic.receive(count=3, timeout=0) == [
-        (bytes(10) + b"\x02\x00", b"A" * 52 + b"B" * 10), (bytes(10) + b"\x01\x00", b"C")]
+        (bytes(10) + b"\x02\x00", b"A" * 52 + b"B" * 10),
+        (bytes(10) + b"\x01\x00", b"C"),
+    ]
     assert machine.at(ring.avail + 2, "<H") == (6,)

@@ -45,7 +45,9 @@ def test_an_ordinary_user_gets_sudo_and_without_it_the_command(commands, monkeyp
     with pytest.raises(SetupError, match="no sudo"):
         setup_host.privileged(["apt-get", "update"])
     with pytest.raises(SetupError, match=r"gcc missing .*run as root: apt-get update && apt-get install -y gcc make"):
-        setup_host.install_system([Requirement("gcc", lambda: False), Requirement("make", lambda: False, "no make targets")])
+        setup_host.install_system(
+            [Requirement("gcc", lambda: False), Requirement("make", lambda: False, "no make targets")]
+        )
 
 
 def test_a_piece_that_can_be_done_without_is_only_mentioned(commands, capsys):

@@ -191,8 +191,16 @@ def opener_of(runner):
 
 
 def run(site, runner, *options):
-    arguments = make_parser().parse_args(["--device", "tap:t0", "--root", str(site), *options])
-    return asyncio.run(serve(arguments, opener_of(runner)))
+    problems = []
+
+    async def watched():
+        asyncio.get_running_loop().set_exception_handler(lambda loop, context: problems.append(context))
+        return await serve(make_parser().parse_args(options), opener_of(runner))
+
+    options = ["--device", "tap:t0", "--root", str(site), *options]
+    status = asyncio.run(watched())
+    assert not problems
+    return status
 
 
 @pytest.fixture
@@ -322,6 +330,7 @@ def test_the_root_without_an_option(tmp_path, path, monkeypatch, www, expected):
 
     arguments = make_parser().parse_args(["--device", "tap:t0"])
     assert asyncio.run(serve(arguments, opener_of(FakeRunner(path, act)))) == 0
+    assert arguments.connections == 1024 and arguments.port == 8080 and arguments.listing
     assert bodies == [expected]
 
 

@@ -44,7 +44,9 @@ class Connection:
         """Name of the message that is being read, as far as its bytes tell."""
         if self._header is not None:
             return self._header.name
-        return request_name(int.from_bytes(self._received[:4], sys.byteorder)) if len(self._received) >= 4 else "message"
+        if len(self._received) < 4:
+            return "message"
+        return request_name(int.from_bytes(self._received[:4], sys.byteorder))
 
     def receive(self) -> tuple[Header, bytes, list[int]] | None:
         """The next whole message: header, payload and descriptors, which are the caller's to close.

@@ -4,40 +4,31 @@ Read first: session.py, rings.py.  This module joins them with a socket and keep
 is something to do; it never waits, starts no thread and needs no event loop of its own.
 """
 
-import contextlib
-import errno
 import logging
 import os
 import select
 import socket
-import stat
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from swos_net.dataplane.batch import link_limits
+from swos_net.device.options import plain_ethernet
+from swos_net.device.unix_socket import Rendezvous
 from swos_net.device.vhost_user.connection import Connection, close_fds
 from swos_net.device.vhost_user.features import Feature, mask, with_requirements
 from swos_net.device.vhost_user.message import ProtocolError, parse_request
 from swos_net.device.vhost_user.rings import RingPort, Rings, poke
 from swos_net.device.vhost_user.session import DEVICE_FEATURES, Session
-from swos_net.device.vhost_user.timer import timer_open, timer_set
-from swos_net.errors import os_error
-from swos_net.link import LinkFeatures, Medium, Offload
+from swos_net.link import Offload
 
 log = logging.getLogger(__name__)
 
-# sockaddr_un.sun_path holds 108 bytes, the last one 0.
-PATH_BYTES_MAX = 107
 QUEUE_PAIRS_MAX = 128  # M9: a ring index has 8 bits in SET_VRING_KICK
 # T5: messages handled and empty-handed looks at rings made before the caller gets its turn.
 MESSAGES_PER_WAKE = 256
 FRUITLESS_LOOKS = 8
-# Connecting to a front-end that is not there yet, in seconds.
-RETRY_FIRST, RETRY_LAST = 0.1, 2.0
 # Ethernet header and the largest IP packet.
 SUPER_FRAME_MAX = 14 + 65535
-
-ABSENT = (errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN)
 
 
 class VhostUserDevice:
@@ -66,26 +57,13 @@ class VhostUserDevice:
         features_off: Iterable[int] = (),
         event: Callable[..., None] | None = None,
     ):
-        self.path = os.fspath(path)
-        if len(os.fsencode(self.path)) > PATH_BYTES_MAX:
-            raise os_error(errno.ENAMETOOLONG, f"a socket's path has at most {PATH_BYTES_MAX} bytes: {self.path}")
-        if "\0" in self.path:
-            raise ValueError("a socket's path has no NUL in it")
-        if role not in ("listen", "connect"):
-            raise ValueError(f'role is "listen" or "connect", not {role!r}')
         if not 1 <= queue_pairs <= QUEUE_PAIRS_MAX:
             raise ValueError(f"a network card has 1 to {QUEUE_PAIRS_MAX} queue pairs, not {queue_pairs}")
-        if mac is None:
-            # IEEE 802: locally administered, not a group
-            mac = b"\x02" + os.urandom(5)
-        elif len(mac) != 6 or mac[0] & 1:
-            raise ValueError("mac is the 6 bytes of a unicast address")
-        self.link = LinkFeatures(Medium.ETHERNET, mtu, bytes(mac), Offload.NONE, 14 + mtu)
+        self.link = plain_ethernet(mac, mtu)
         self.link_up = False
         self._limits = link_limits(self.link)
         self._mtu = mtu
         self._guest_mtu: int | None = None
-        self._role = role
         self._offered = with_requirements(DEVICE_FEATURES & ~mask(*features_off))
         self._event = event
         self._counters = dict.fromkeys(("connections", "protocol_errors", "rings_broken", "transmit_discarded"), 0)
@@ -95,23 +73,17 @@ class VhostUserDevice:
         self._held_burst = None
         self._transmit_port: RingPort | None = None
         self._closed = False
-        self._retry_delay = RETRY_FIRST
-        self._listener: socket.socket | None = None
-        self._listener_identity: tuple[int, int] | None = None
+        self._rendezvous: Rendezvous | None = None
         self._poller = select.epoll()
         # Readable while rings have work that no other descriptor tells of.
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._awake = False
-        self._timer = -1
         self._rings = Rings(queue_pairs, self._poller, self._notified)
         try:
             self._poller.register(self._wake, select.EPOLLIN)
-            if role == "listen":
-                self._listen()
-            else:
-                self._timer = timer_open()
-                self._poller.register(self._timer, select.EPOLLIN)
-                self._connect(first=True)
+            self._rendezvous = Rendezvous(path, role, self._poller)
+            self.path = self._rendezvous.path
+            self._find()
         except BaseException:
             self.close()
             raise
@@ -188,10 +160,7 @@ class VhostUserDevice:
         if self._connection is not None:
             events = ready.pop(self._connection.fileno(), 0)
         else:
-            if self._listener is not None and self._listener.fileno() in ready:
-                self._accept()
-            elif self._timer in ready:
-                self._connect()
+            self._find()
             events = select.EPOLLIN if self._connection is not None else 0
         if events:
             self._serve(events)
@@ -216,73 +185,17 @@ class VhostUserDevice:
         if self._held is not None:
             self.release(self._held_burst)
         self._end_connection()
-        self._stop_listening()
-        self._rings.close()
+        if self._rendezvous is not None:
+            self._rendezvous.close()
         self._poller.close()
-        close_fds([fd for fd in (self._wake, self._timer) if fd >= 0])
-
-    # the socket
-
-    def _listen(self) -> None:
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            _remove_stale_socket(self.path)
-            sock.bind(self.path)
-            # Whoever may connect has the guest's traffic.  Nobody can before listen(), so there is no gap.
-            os.chmod(self.path, 0o600)
-            status = os.stat(self.path)
-            sock.listen(1)
-        except (FileNotFoundError, PermissionError) as error:
-            sock.close()
-            raise os_error(error.errno, f"{self.path}: the directory of the socket has to be there and writable") from None
-        except BaseException:
-            sock.close()
-            raise
-        self._listener_identity = status.st_dev, status.st_ino
-        self._listener = sock
-        self._poller.register(sock, select.EPOLLIN)
-
-    def _stop_listening(self) -> None:
-        if self._listener is None:
-            return
-        # T2: closed after the poller forgot it.
-        self._poller.unregister(self._listener)
-        with contextlib.suppress(OSError):
-            status = os.stat(self.path)
-            if (status.st_dev, status.st_ino) == self._listener_identity:
-                os.unlink(self.path)
-        self._listener.close()
-        self._listener = None
-
-    def _accept(self) -> None:
-        try:
-            sock, _address = self._listener.accept()
-        except OSError as error:
-            # The peer may have gone again.
-            log.info("%s: nobody there to accept: %s", self.path, error)
-            return
-        # One front-end at a time: another one waits in the backlog until this one has gone.
-        self._poller.modify(self._listener, 0)
-        self._begin_connection(sock)
-
-    def _connect(self, *, first: bool = False) -> None:
-        timer_set(self._timer, 0)
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            sock.connect(self.path)
-        except OSError as error:
-            sock.close()
-            if first and error.errno not in ABSENT:
-                raise
-            self._retry_later()
-            return
-        self._begin_connection(sock)
-
-    def _retry_later(self) -> None:
-        timer_set(self._timer, self._retry_delay)
-        self._retry_delay = min(2 * self._retry_delay, RETRY_LAST)
+        os.close(self._wake)
 
     # one connection
+
+    def _find(self) -> None:
+        sock = self._rendezvous.connection()
+        if sock is not None:
+            self._begin_connection(sock)
 
     def _begin_connection(self, sock: socket.socket) -> None:
         self._connection = Connection(sock)
@@ -305,10 +218,7 @@ class VhostUserDevice:
     def _lost(self, reason: str) -> None:
         self._end_connection()
         self._notified("disconnected", reason=reason)
-        if self._role == "listen":
-            self._poller.modify(self._listener, select.EPOLLIN)
-        else:
-            self._retry_later()
+        self._rendezvous.look_again()
 
     def _serve(self, events: int) -> None:
         """Handles the messages that are there; a front-end waits for the answers, so they go at once."""
@@ -348,7 +258,7 @@ class VhostUserDevice:
 
     def _notified(self, name: str, **details) -> None:
         if name == "negotiated":
-            self._retry_delay = RETRY_FIRST
+            self._rendezvous.succeeded()
             self._replace_link()
         elif name == "mtu_set":
             self._guest_mtu = details["mtu"]
@@ -394,23 +304,3 @@ class VhostUserDevice:
                 poke(self._wake)
             else:
                 os.eventfd_read(self._wake)
-
-
-def _remove_stale_socket(path: str) -> None:
-    """Removes a socket file that nobody listens on; OSError EADDRINUSE for anything else that is there."""
-    try:
-        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
-    except FileNotFoundError:
-        return
-    if not is_socket:
-        raise os_error(errno.EADDRINUSE, f"{path} is there and is not a socket; remove it or choose another path")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)
-            return
-        except BlockingIOError:
-            # Its backlog is full: it lives.
-            pass
-    raise os_error(errno.EADDRINUSE, f"another process listens on {path}; end it or choose another path")

@@ -136,7 +136,9 @@ class Fuzzer:
         return [self.rng.choice(self.fds.all()) for _ in range(count)]
 
     def good_fds(self, request: int, count: int) -> list[int]:
-        kinds = (self.fds.memory,) if request == Request.SET_MEM_TABLE else (self.fds.eventfd, self.fds.full_eventfd, self.fds.pipe)
+        kinds = (self.fds.eventfd, self.fds.full_eventfd, self.fds.pipe)
+        if request == Request.SET_MEM_TABLE:
+            kinds = (self.fds.memory,)
         return [self.rng.choice(kinds) for _ in range(count)]
 
     def message(self) -> tuple[bytes, list[int]]:
@@ -164,7 +166,7 @@ class Fuzzer:
         elif what < 0.08:
             fds = self.any_fds(rng.randrange(20))
         elif what < 0.09:
-            data = bytearray(HEADER.pack(rng.randrange(256), 1 | rng.choice((0, 8)), len(data)) + rng.randbytes(len(data)))
+            data[:12] = HEADER.pack(rng.randrange(256), 1 | rng.choice((0, 8)), len(data) - 12)
         return bytes(data), fds
 
     def set_up(self) -> list[tuple[bytes, list[int]]]:
@@ -212,7 +214,8 @@ class Fuzzer:
                 descriptor = struct.pack("<QIHH", address, length, flags, rng.randrange(66))
                 os.pwrite(self.fds.memory, descriptor, part + 16 * slot)
             heads = b"".join(struct.pack("<H", rng.randrange(64 + (rng.random() < 0.02))) for _ in range(64))
-            os.pwrite(self.fds.memory, struct.pack("<HH", 0, rng.choice((0, 1, 5, 64, 64, 65535))) + heads, part + 0x4000)
+            avail_index = rng.choice((0, 1, 5, 64, 64, 65535))
+            os.pwrite(self.fds.memory, struct.pack("<HH", 0, avail_index) + heads, part + 0x4000)
 
 
 class Run:
