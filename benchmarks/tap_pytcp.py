@@ -69,7 +69,9 @@ def measure(command: list[str], log: Path, client: Path, seconds: float) -> Valu
             server = Process(command, log)
         try:
             server.wait_for_line("ready", 60.0)
-            namespace.run("ping", "-c", "1", "-w", "10", STACK)
+            # A stack may probe its address for seconds before it answers (RFC 5227).
+            server.wait_for(lambda: namespace.run("ping", "-c", "1", "-W", "1", STACK, check=False).returncode == 0,
+                            "answered a ping", 60.0)
             values: Values = {}
             for mode, port, direction in (("send", SINK, TO_STACK), ("receive", SOURCE, TO_GUEST)):
                 before = cpu_seconds(server.pid)

@@ -33,7 +33,7 @@ ffibuilder.set_source(
     + f'\nstatic const char *dataplane_version(void) {{ return "{VERSION}"; }}\n',
     sources=[os.path.relpath(HERE / f"{module}.c", ROOT) for module in MODULES],
     include_dirs=[os.path.relpath(HERE, ROOT)],
-    depends=[os.path.relpath(HERE / f"{module}.h", ROOT) for module in MODULES],
+    depends=[os.path.relpath(header, ROOT) for header in sorted(HERE.glob("*.h"))],
     extra_compile_args=compile_args,
     extra_link_args=link_args,
 )

@@ -34,9 +34,9 @@ MODULES = (
 )
 
 APPLETS = """
-sh mount ip insmod udhcpc ping wget sha256sum md5sum nc cat ls sleep stty poweroff dd grep awk sed seq date hostname dmesg
-ifconfig time head tail tr wc nslookup traceroute true false test mkdir rm kill ps cut timeout uname free env chmod ln httpd
-tcpsvd udpsvd arping sync
+sh mount ip insmod udhcpc ping wget sha256sum md5sum nc cat ls sleep stty poweroff dd grep awk sed seq date hostname
+dmesg ifconfig time head tail tr wc nslookup traceroute true false test mkdir rm kill ps cut timeout uname free env
+chmod ln httpd tcpsvd udpsvd arping sync
 """.split()
 
 # A guest whose host has gone powers off after this many seconds without a command.
@@ -83,7 +83,7 @@ DHCP = """\
 udhcpc -i eth0 -n -q -t 8 -T 1 -s /etc/udhcpc.script >/tmp/udhcpc.log 2>&1 ||
     { cat /tmp/udhcpc.log; echo "lab: no lease"; }
 """
-# /proc/net/if_inet6, all hexadecimal: address, index, prefix length, scope (20 is link-local), flags (40 is tentative), name.
+# /proc/net/if_inet6, all hexadecimal: address, index, prefix length, scope (20: link-local), flags (40: tentative), name
 SLAAC = """\
 for wait in $(seq 80); do
     while read -r address index length scope flags name; do

@@ -73,7 +73,8 @@ class Namespace:
 
     def command(self, *arguments: str) -> list[str]:
         """`arguments` as a command that runs inside."""
-        return ["ip", "netns", "exec", self.name, *arguments]
+        # unlike `ip netns exec` this remounts nothing, which a container may not allow
+        return ["nsenter", f"--net=/run/netns/{self.name}", *arguments]
 
     def run(
         self, *arguments: str, check: bool = True, timeout: float = 30.0, stdin: bytes | None = None

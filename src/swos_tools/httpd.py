@@ -60,7 +60,8 @@ async def serve(arguments: argparse.Namespace, opener: Callable = open_stack) ->
             return _failed("socket", reason(error))
         port = arguments.port
         try:
-            capability = tool_capability(runner.stack.root, arguments, [f"tcp:bind,listen,accept:*:{port or '*'}"], "httpd")
+            needed = [f"tcp:bind,listen,accept:*:{port or '*'}"]
+            capability = tool_capability(runner.stack.root, arguments, needed, "httpd")
             server = await runner.create_server(lambda: HttpProtocol(service), "::" if arguments.ipv6 else None, port,
                                                 capability=capability)
         except OSError as error:
@@ -71,6 +72,7 @@ async def serve(arguments: argparse.Namespace, opener: Callable = open_stack) ->
         await stopped.wait()
         server.close()
         await service.stop(GRACE)
+        await runner.drain(GRACE)  # what the last responses left in the send queues
         log.flush()
     return 0
 

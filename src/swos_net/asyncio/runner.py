@@ -61,6 +61,18 @@ class StackRunner:
                 self.loop.remove_writer(port.device.fileno())
             port.device.close()
 
+    async def drain(self, timeout: float) -> bool:
+        """Waits until closed connections have delivered what was sent; False when `timeout` seconds were not enough.
+
+        Transports that are still open are not waited for.
+        """
+        deadline = self.loop.time() + timeout
+        while any(flow.connection.delivering for flow in self.stack.tcp.flows.values()):
+            if self.loop.time() >= deadline:
+                return False
+            await asyncio.sleep(0.01)
+        return True
+
     def time(self) -> float:
         """The stack's `now`."""
         return self.loop.time()

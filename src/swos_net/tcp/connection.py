@@ -20,7 +20,7 @@ from swos_net.tcp.events import Event
 from swos_net.tcp.options import MSS_MIN, set_mss, syn_received, window_scale_for
 from swos_net.tcp.segment import Segment
 from swos_net.tcp.seqnum import MASK, unwrap
-from swos_net.tcp.state import State
+from swos_net.tcp.state import SENDING, State
 from swos_net.tcp.tcb import Tcb
 
 
@@ -102,6 +102,12 @@ class Connection:
         """Bytes that `receive` would give now."""
         ring = self.tcb.receive_ring
         return 0 if ring is None else len(ring)
+
+    @property
+    def delivering(self) -> bool:
+        """Whether the user has let go and the peer has not acknowledged everything yet."""
+        tcb = self.tcb
+        return tcb.orphan and tcb.state in SENDING
 
     @property
     def at_end(self) -> bool:

@@ -219,9 +219,9 @@ def _process_ack(tcb: Tcb, segment: Segment, seq: int, ack: int, now: float) -> 
     if ack > snd_una:
         _acknowledged(tcb, segment, ack, now)
     elif ack == snd_una and tcb.snd_max > snd_una and not segment.length and not segment.flags & FIN and (
-        segment.window << tcb.snd_wscale == tcb.snd_wnd
+        segment.window << tcb.snd_wscale == tcb.snd_wnd and tcb.timers.persist is None
     ):
-        _duplicate_ack(tcb, now)  # RFC 5681 2, "duplicate acknowledgment"
+        _duplicate_ack(tcb, now)  # RFC 5681 2, "duplicate acknowledgment"; the answer to a window probe says nothing of loss
     # the send window, unless the segment is older than the last one used
     if tcb.snd_wl1 < seq or (tcb.snd_wl1 == seq and tcb.snd_wl2 <= ack):
         window = segment.window << tcb.snd_wscale

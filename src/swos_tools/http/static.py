@@ -222,8 +222,8 @@ def _answer_from(request: Request, content: _Content, wall_clock: Callable[[], i
                 first, count = part
                 if not count:
                     return empty_response(416, b"Content-Range: bytes */%d\r\n" % content.size)
-                return content.response(
-                    206, b"Content-Range: bytes %d-%d/%d\r\n" % (first, first + count - 1, content.size), first, count, fd)
+                placed = b"Content-Range: bytes %d-%d/%d\r\n" % (first, first + count - 1, content.size)
+                return content.response(206, placed, first, count, fd)
     if request.method == b"HEAD":
         return Response(200, content.whole.fields)
     return content.whole

@@ -232,6 +232,13 @@ def test_discover_is_repeated_with_exponential_backoff(seed):
     assert any(abs(wait - plan) > 0.01 for wait, plan in zip(waits, expected))
 
 
+def test_seconds_stay_within_their_field():
+    network = Network(fallback=None).start()
+    network.now += 1e6
+    network.client.handle_timeout(network.now)
+    assert network.sent().seconds == 0xFFFF
+
+
 def test_request_is_repeated_then_given_up(network):
     network = Network(fallback=None).offered()
     first = network.last

@@ -118,7 +118,15 @@ def test_infinite_lease_has_no_deadline(table):
     assert table.next_deadline() is None
 
 
+def test_configurations_at_their_bounds():
+    assert config(mtu=68).mtu == 68 and config(mtu=65535).mtu == 65535
+    assert config(prefix_length=1).prefix_length == 1 and config(lease_seconds=0xFFFFFFFF) and config(dns=(DNS,) * 8)
+    everything = config(prefix_length=30, pool_first=SERVER, pool_last=SERVER, router=None, static_leases={})
+    assert LeaseTable(everything).select(b"client", MACS[1], None) is None
+
+
 @pytest.mark.parametrize("changes, says", [
+    (dict(prefix_length=0), "1..30"), (dict(mtu=65536), "MTU 65536"), (dict(lease_seconds=1 << 32), "lease time"),
     (dict(prefix_length=31), "1..30"), (dict(pool_last=parse_address("10.0.3.9")), "pool 10.0.3.9"),
     (dict(pool_first=parse_address("10.0.2.10")), "1 to 65536"), (dict(router=parse_address("10.9.9.9")), "router"),
     (dict(server_address=parse_address("fe80::1")), "not in the server's"),

@@ -213,6 +213,22 @@ def test_parameter_problem_carries_its_pointer():
     assert (parse_error(6, problem).kind, parse_error(6, problem).code, parse_error(6, problem).info) == (4, 1, 40)
 
 
+def test_info_is_read_only_where_there_is_one():
+    quote = packet4(UDP, US, PEER)
+    other = icmpv4.Icmpv4Message(icmpv4.DESTINATION_UNREACHABLE, icmpv4.PORT_UNREACHABLE, 1400, quote)
+    assert parse_error(4, icmpv4.emit(other)).info == 0
+    other = icmpv4.Icmpv4Message(icmpv4.TIME_EXCEEDED, 4, 1400, quote)
+    assert parse_error(4, icmpv4.emit(other)).info == 0
+    too_big = icmpv6.emit(icmpv6.packet_too_big(0x01020304, packet6(UDP, US6, PEER6)), PEER6, US6)
+    assert parse_error(6, too_big).info == 0x01020304  # all four bytes
+
+
+def test_least_quote_that_names_a_socket():
+    assert parse_error(4, icmpv4.emit(icmpv4.unreachable(3, packet4(UDP, US, PEER)[:24]))).remote_port == 53
+    quote = packet4(TCP, US, PEER, 6)[:28]
+    assert parse_error(4, icmpv4.emit(icmpv4.unreachable(3, quote))).sequence == 0x01020304
+
+
 def test_quoted_echo_has_identifier_and_sequence():
     echo = icmpv4.emit(icmpv4.echo_request(0xABCD, 9, b"x"))
     quoted = parse_error(4, icmpv4.emit(icmpv4.time_exceeded(0, packet4(echo, US, PEER, 1))))

@@ -66,7 +66,7 @@ class VhostUserDevice:
         self._guest_mtu: int | None = None
         self._offered = with_requirements(DEVICE_FEATURES & ~mask(*features_off))
         self._event = event
-        self._counters = dict.fromkeys(("connections", "protocol_errors", "rings_broken", "transmit_discarded"), 0)
+        self._counters = dict.fromkeys(("connections", "protocol_errors", "transmit_discarded"), 0)
         self._connection: Connection | None = None
         self._session: Session | None = None
         self._held: RingPort | None = None

@@ -187,7 +187,8 @@ async def test_endless_trailer(connect):
 
 async def test_length_and_chunks_together(connection):
     # RFC 9112 6.3: the way requests are smuggled
-    connection.feed(b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + GET)
+    connection.feed(b"GET / HTTP/1.1\r\nHost: h\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n"
+                    b"0\r\n\r\n" + GET)
     response, = connection.responses()
     assert response.status == 400
 
@@ -222,7 +223,7 @@ async def test_continue_waits_for_its_turn(connect, fake_transport):
     (b"PUT", b"1.1", b"100-continue", 405),
 ])
 async def test_expectations_refused_without_the_content(connection, method, version, expect, status):
-    connection.feed(method + b" / HTTP/" + version + b"\r\nHost: h\r\nExpect: " + expect + b"\r\nContent-Length: 3\r\n\r\n")
+    connection.feed(b"%b / HTTP/%b\r\nHost: h\r\nExpect: %b\r\nContent-Length: 3\r\n\r\n" % (method, version, expect))
     response, = connection.responses()
     assert (response.status, response.headers["connection"]) == (status, "close")
     assert response.headers.get("allow") == ("GET, HEAD" if status == 405 else None)

@@ -17,7 +17,8 @@ KNOBS = settings(deadline=None, max_examples=150, suppress_health_check=[HealthC
 WORDS = [b"GET ", b"HEAD ", b"POST ", b"/", b"/hello.txt", b"/big.bin", b"/sub", b"..", b"%2e", b"%", b"?q",
          b" HTTP/1.1\r\n", b" HTTP/1.0\r\n", b"Host: h\r\n", b"Connection: close\r\n", b"Connection: keep-alive\r\n",
          b"Range: bytes=", b"1-2", b"-5", b"99-", b"If-None-Match: *\r\n", b"If-Range: ", b"If-Modified-Since: ",
-         b"Tue, 14 Nov 2023 22:13:20 GMT", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n", b"5\r\nabcde\r\n",
+         b"Tue, 14 Nov 2023 22:13:20 GMT", b"Content-Length: 5\r\n", b"Transfer-Encoding: chunked\r\n",
+         b"5\r\nabcde\r\n",
          b"0\r\n", b"Expect: 100-continue\r\n", b"Upgrade: x\r\nConnection: upgrade\r\n", b"\r\n", b"\r\n\r\n", b"\0",
          b"a" * 300, b"A: " + b"b" * 5000 + b"\r\n"]
 REQUESTS = [b"GET /hello.txt HTTP/1.1\r\nHost: h\r\n\r\n", b"HEAD / HTTP/1.1\r\nHost: h\r\n\r\n",

@@ -1,0 +1,49 @@
+"""SYN queue and accept queue."""
+
+from swos_net.tcp.listener import Listener
+
+
+def test_a_connection_from_syn_to_accept():
+    listener = Listener(2, 10)
+    assert listener.may_take_syn()
+    listener.syn_taken("a")
+    assert listener.half_open == {"a"} and not listener.accepted
+    listener.completed("a")
+    assert not listener.half_open and list(listener.accepted) == ["a"]
+
+
+def test_a_full_accept_queue_takes_no_more_syns():
+    listener = Listener(2, 10)
+    for name in "ab":
+        listener.syn_taken(name)
+        listener.completed(name)
+    assert not listener.may_take_syn()
+    assert listener.overflows == 1
+    assert listener.accepted.popleft() == "a", "first come, first served"
+    assert listener.may_take_syn()
+
+
+def test_too_many_half_open_connections():
+    listener = Listener(2, 3)
+    for name in "abc":
+        assert listener.may_take_syn()
+        listener.syn_taken(name)
+    assert not listener.may_take_syn()
+    listener.gone("b")
+    assert listener.may_take_syn()
+
+
+def test_one_that_is_gone_is_never_accepted():
+    listener = Listener(5, 5)
+    for name in "ab":
+        listener.syn_taken(name)
+    listener.completed("a")
+    listener.gone("a")
+    listener.gone("b")
+    listener.gone("never there")
+    assert not listener.half_open and not listener.accepted
+
+
+def test_a_backlog_of_zero_still_takes_one():
+    listener = Listener(0, 5)
+    assert listener.may_take_syn()
