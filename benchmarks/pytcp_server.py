@@ -40,9 +40,9 @@ async def serve_one(connection, service) -> None:
         connection.close()
 
 
-async def serve(address: str, port: int, service) -> None:
+async def serve(port: int, service) -> None:
     listener = socket(AddressFamily.INET4, SocketType.STREAM)
-    listener.bind((address, port))
+    listener.bind(("0.0.0.0", port))  # its own address is claimed only seconds later
     listener.listen(backlog=128)
     running = set()
     while True:
@@ -57,7 +57,7 @@ async def main() -> None:
     stack.init()
     stack.add_interface(**stack.initialize_interface__tap(interface_name=name), ip4_host=Ip4IfAddr(address), ip6_support=False)
     await stack.start()
-    servers = [asyncio.ensure_future(serve(address.partition("/")[0], int(port), service))
+    servers = [asyncio.ensure_future(serve(int(port), service))
                for port, service in zip(sys.argv[3:6], (echo, sink, source))]
     await asyncio.sleep(0)
     print("ready", flush=True)

@@ -52,7 +52,7 @@ async def running(site, *options):
                 server = await runner.create_server(*arguments, **options)
                 listening.set_result(server.sockname[1])
                 return server
-            yield SimpleNamespace(stack=runner.stack, create_server=create_server)
+            yield SimpleNamespace(stack=runner.stack, create_server=create_server, drain=runner.drain)
 
     arguments = make_parser().parse_args(["--device", "vhost-user:none", "--root", str(site), *options])
     program = asyncio.ensure_future(serve(arguments, opener))
@@ -75,6 +75,19 @@ async def test_files_over_both_protocols(site, capsys, version):
     assert capsys.readouterr().out.splitlines() == [
         "httpd: listening on 8080", "httpd: 200 /hello.txt", "httpd: 404 /nothing", "httpd: 200 /sub/",
         "httpd: 200 /large.bin"]
+
+
+async def test_a_response_under_way_is_delivered_before_the_end(site):
+    content = os.urandom(900_000)
+    (site / "large.bin").write_bytes(content)
+    async with running(site) as program:
+        reader, writer = await program.connect()
+        writer.write(ONCE % b"/large.bin")
+        head = await reader.readuntil(b"\r\n\r\n")
+        assert b"Content-Length: 900000" in head
+        signal.raise_signal(signal.SIGTERM)
+        assert hashlib.sha256(await reader.read()).digest() == hashlib.sha256(content).digest()
+        writer.close()
 
 
 async def test_keep_alive_and_pipelining(site):

@@ -1,0 +1,108 @@
+"""The table of transitions, and every state against every kind of segment."""
+
+import itertools
+
+import pytest
+
+from swos_net.tcp.segment import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG
+from swos_net.tcp.state import RECEIVING, SENDING, TRANSITIONS, State
+from swos_net.wire.tcp import TcpOptions
+
+FLAGS = [
+    0, ACK, SYN, FIN, RST, SYN | ACK, FIN | ACK, RST | ACK, PSH | ACK, FIN | PSH | ACK, SYN | FIN, SYN | RST, SYN | FIN | ACK,
+    SYN | RST | ACK, FIN | RST | ACK, URG | ACK, SYN | FIN | RST | ACK | PSH | URG | ECE | CWR,
+]  # fmt: skip
+
+
+def test_every_state_is_reached_and_every_state_ends():
+    assert set(TRANSITIONS) == set(State)
+    assert frozenset().union(*TRANSITIONS.values()) == set(State)
+    assert all(after is not state for state, all_after in TRANSITIONS.items() for after in all_after)
+    assert TRANSITIONS[State.TIME_WAIT] == {State.CLOSED}
+
+
+def test_who_may_send_and_receive_data():
+    assert State.CLOSE_WAIT in SENDING and State.CLOSE_WAIT not in RECEIVING
+    assert State.FIN_WAIT_2 in RECEIVING and State.FIN_WAIT_2 not in SENDING
+    assert not (SENDING | RECEIVING) & {State.CLOSED, State.LISTEN, State.SYN_SENT, State.SYN_RECEIVED, State.TIME_WAIT}
+
+
+def reach(harness, state, options):
+    """Takes a connection there by the shortest way."""
+    fin = FIN | ACK
+    given = TcpOptions(ts_val=10, ts_ecr=0) if options.ts_val is not None else None
+    if state is State.CLOSED:
+        return harness
+    if state is State.SYN_SENT:
+        return harness.open()
+    if state is State.SYN_RECEIVED:
+        return harness.accepted(options=options)
+    harness.established(options=options)
+    if state is State.ESTABLISHED:
+        return harness
+    if state in (State.CLOSE_WAIT, State.LAST_ACK):
+        harness.arrives(fin, 1, 1, options=given)
+        if state is State.LAST_ACK:
+            harness.connection.shutdown_send(harness.now)
+            harness.output()
+        return harness
+    harness.connection.shutdown_send(harness.now)
+    harness.output()
+    if state is State.FIN_WAIT_2 or state is State.TIME_WAIT:
+        harness.arrives(ACK, 1, 2, options=given)
+    if state is State.TIME_WAIT:
+        harness.arrives(fin, 1, 2, options=given)
+    if state is State.CLOSING:
+        harness.arrives(fin, 1, 1, options=given)
+    return harness
+
+
+STATES = [state for state in State if state is not State.LISTEN]
+PLAIN, RICH = TcpOptions(mss=1460), TcpOptions(mss=1460, window_scale=4, sack_permitted=True, ts_val=10, ts_ecr=0)
+
+
+@pytest.mark.parametrize("options", [PLAIN, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+def test_the_way_there(tcp, state, options):
+    harness = reach(tcp(timestamps=True, window_scaling=True, sack=True), state, options)
+    assert harness.tcb.state is state
+
+
+@pytest.mark.parametrize("options", [PLAIN, RICH], ids=["plain", "rich"])
+@pytest.mark.parametrize("queued", [0, 100, 100_000], ids=["idle", "some", "much"])
+@pytest.mark.parametrize("state", STATES, ids=lambda state: state.name)
+def test_every_segment_in_every_state(tcp, state, queued, options):
+    """The invariants of `Harness.check`, transitions of the table only, and nothing raised; then the connection ends."""
+    sequences = {"before": -5, "last": 0, "next": 1, "inside": 1000, "edge": 65536, "beyond": 1 << 24, "opposite": 1 << 31}
+    acknowledgments = {"old": -3, "iss": 0, "first": 1, "fin": 2, "some": 50, "unsent": 1 << 20, "opposite": 1 << 31}
+    for flags, seq, ack in itertools.product(FLAGS, sequences.values(), acknowledgments.values()):
+        for data, window in ((b"", 65535), (b"x", 0), (b"y" * 3000, 1)):
+            harness = tcp(timestamps=True, window_scaling=True, sack=True)
+            if queued and state is State.SYN_SENT:
+                harness.connection.send(bytes(queued))
+            reach(harness, state, options)
+            if queued and state in (State.ESTABLISHED, State.CLOSE_WAIT):
+                harness.connection.send(bytes(queued))
+                harness.output()
+            given = None if options is PLAIN else TcpOptions(ts_val=11 if data else 9, ts_ecr=0)
+            sent = harness.arrives(flags, seq, ack, data, window, given)
+            for segment in sent:
+                if flags & RST:
+                    assert not segment.flags & RST, "a reset was answered with a reset"
+            if state is State.CLOSED:
+                assert not sent
+            elif flags & RST and seq != 1 and state is not State.SYN_SENT:
+                # RFC 5961 3.2: only the exact sequence number resets
+                assert harness.tcb.state is state
+            elif flags & RST and seq == 1 and state is not State.SYN_SENT:
+                assert harness.tcb.state is State.CLOSED or data, "an exact reset did not end the connection"
+
+
+def test_a_connection_left_alone_always_ends(tcp):
+    """From every state, with a peer that is gone, CLOSED is reached by time alone once both sides were let go."""
+    for state in STATES:
+        harness = reach(tcp(), state, PLAIN)
+        if state is not State.CLOSED:
+            harness.connection.close(harness.now)
+        harness.passes(3600)
+        assert harness.tcb.state is State.CLOSED, state.name
