@@ -83,7 +83,7 @@ DHCP = """\
 udhcpc -i eth0 -n -q -t 8 -T 1 -s /etc/udhcpc.script >/tmp/udhcpc.log 2>&1 ||
     { cat /tmp/udhcpc.log; echo "lab: no lease"; }
 """
-# /proc/net/if_inet6, all hexadecimal: address, index, prefix length, scope (20: link-local), flags (40: tentative), name
+# /proc/net/if_inet6, all hexadecimal: address, index, prefix length, scope (20 link-local), flags (40 tentative), name
 SLAAC = """\
 for wait in $(seq 80); do
     while read -r address index length scope flags name; do

@@ -33,12 +33,12 @@ class SetupError(RuntimeError):
 
 @dataclass(frozen=True, slots=True)
 class Requirement:
-    """Something a purpose needs: the package that brings it, and how to see that it is there.
+    """Something a purpose needs: the packages that bring it (names with spaces between), and whether it is there.
 
     Without an optional one the purpose does less instead of failing; `without` says what is left out.
     """
 
-    package: str
+    packages: str
     present: Callable[[], bool]
     without: str = ""
 
@@ -64,6 +64,12 @@ def has_headers() -> bool:
     return Path(sysconfig.get_path("include"), "Python.h").is_file()
 
 
+def has_testpmd() -> bool:
+    """Whether DPDK's test program is there with the driver of virtio-user."""
+    drivers = Path("/usr/lib").glob("*-linux-gnu*/dpdk/pmds-*/librte_net_virtio.so*")
+    return has_program("dpdk-testpmd")() and any(drivers)
+
+
 def requirements(purpose: str, guest: str) -> list[Requirement]:
     """What `purpose` needs of the system."""
     needed = [
@@ -82,6 +88,7 @@ def requirements(purpose: str, guest: str) -> list[Requirement]:
     ]
     if purpose in ("test", "bench"):
         needed += [
+            Requirement("cpio", has_program("cpio"), "no second opinion on the guests' archives"),
             Requirement("binutils", has_program("readelf"), "no guests with added programs"),
             Requirement("iproute2", has_program("ip"), "no tests against the Linux kernel"),
             Requirement("iputils-ping", has_program("ping"), "no ping tests"),
@@ -89,6 +96,8 @@ def requirements(purpose: str, guest: str) -> list[Requirement]:
             Requirement("iperf3", has_program("iperf3"), "no comparison with iperf3"),
             Requirement("openssl", has_program("openssl"), "no TLS tests"),
         ]
+    if purpose == "test":
+        needed.append(Requirement("dpdk-dev librte-net-virtio23 librte-mempool-ring23", has_testpmd, "no DPDK tests"))
     return needed
 
 
@@ -106,20 +115,17 @@ def install_system(needed: list[Requirement]) -> None:
     missing = [item for item in needed if not item.present()]
     if not missing:
         return
-    names = [item.package for item in missing]
-    advice = f"apt-get update && apt-get install -y {' '.join(names)}"
-    problem = ""
+    names = " ".join(item.packages for item in missing)
+    problem = "apt-get did not bring it"
     if shutil.which("apt-get"):
-        say(f"will install these system packages with apt-get: {' '.join(names)}")
+        say(f"will install these system packages with apt-get: {names}")
         try:
-            environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-            for command in (
-                ["apt-get", "update", "-qq"],
-                ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *names],
-            ):
-                if subprocess.run(privileged(command), env=environment, stdout=subprocess.DEVNULL).returncode:
-                    # Old lists may still do: only what is there afterwards counts.
-                    problem = f"{' '.join(command[:2])} failed"
+            # old lists may do as well: only what is there afterwards counts
+            _apt("update")
+            if not _apt("install", "-y", "--no-install-recommends", *names.split()):
+                # one name unknown to this release keeps apt from installing any of them
+                for item in missing:
+                    _apt("install", "-y", "--no-install-recommends", *item.packages.split())
         except SetupError as error:
             problem = str(error)
     else:
@@ -127,10 +133,18 @@ def install_system(needed: list[Requirement]) -> None:
     still = [item for item in missing if not item.present()]
     for item in still:
         if item.without:
-            say(f"{item.package} is missing: {item.without}")
-    fatal = [item.package for item in still if not item.without]
+            say(f"{item.packages} missing: {item.without}")
+    fatal = [item.packages for item in still if not item.without]
     if fatal:
-        raise SetupError(f"{', '.join(fatal)} missing ({problem or 'apt-get did not bring it'}); run as root: {advice}")
+        advice = f"apt-get update && apt-get install -y {names}"
+        raise SetupError(f"{', '.join(fatal)} missing ({problem}); run as root: {advice}")
+
+
+def _apt(*arguments: str) -> bool:
+    command = privileged(["apt-get", "-qq", *arguments])
+    return not subprocess.run(
+        command, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, stdout=subprocess.DEVNULL
+    ).returncode
 
 
 def build_key() -> str:

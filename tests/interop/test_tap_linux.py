@@ -15,6 +15,7 @@ from swos_net.socket import AF_INET, AF_INET6, SOCK_DGRAM, Socket
 WHY_NOT = namespaces.why_not()
 pytestmark = [
     pytest.mark.needs_root,
+    pytest.mark.kernel_sockets,
     pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "available"),
     pytest.mark.xdist_group("network"),
 ]

@@ -19,7 +19,7 @@ from swos_net.errors import DeviceError
 from swos_net.link import Medium, Offload
 
 WHY_NOT = namespaces.why_not()
-needs_root = [pytest.mark.needs_root, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "available")]
+needs_root = [pytest.mark.needs_root, pytest.mark.kernel_sockets, pytest.mark.skipif(bool(WHY_NOT), reason=WHY_NOT or "available")]
 ALL = Offload.CHECKSUM | Offload.TSO4 | Offload.TSO6
 NOBODY = 65534
 

@@ -33,9 +33,30 @@ def test_only_the_missing_is_installed_and_said_before(commands, capsys):
         return bool(commands)
 
     setup_host.install_system([Requirement("gcc", present), Requirement("make", lambda: True)])
-    assert [command[:2] for command in commands] == [["apt-get", "update"], ["apt-get", "install"]]
+    assert [command[:3] for command in commands] == [["apt-get", "-qq", "update"], ["apt-get", "-qq", "install"]]
     assert commands[1][-1] == "gcc" and "make" not in commands[1]
     assert "will install these system packages with apt-get: gcc" in capsys.readouterr().out
+
+
+def test_one_name_that_apt_does_not_know_keeps_nothing_else_away(monkeypatch):
+    installed = set()
+
+    def run(command, **_options):
+        names = command[command.index("--no-install-recommends") + 1 :] if "install" in command else []
+        if "unheard-of" not in names:
+            installed.update(names)
+        return subprocess.CompletedProcess(command, int("unheard-of" in names))
+
+    monkeypatch.setattr(setup_host.subprocess, "run", run)
+    monkeypatch.setattr(setup_host.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(setup_host.shutil, "which", lambda name, **_options: name)
+    setup_host.install_system(
+        [
+            Requirement("unheard-of", lambda: False, "less"),
+            Requirement("gcc libc6-dev", lambda: {"gcc", "libc6-dev"} <= installed),
+        ]
+    )
+    assert installed == {"gcc", "libc6-dev"}
 
 
 def test_an_ordinary_user_gets_sudo_and_without_it_the_command(commands, monkeypatch):
@@ -52,13 +73,13 @@ def test_an_ordinary_user_gets_sudo_and_without_it_the_command(commands, monkeyp
 
 def test_a_piece_that_can_be_done_without_is_only_mentioned(commands, capsys):
     setup_host.install_system([Requirement("curl", lambda: False, "no tests with curl")])
-    assert "curl is missing: no tests with curl" in capsys.readouterr().out
+    assert "curl missing: no tests with curl" in capsys.readouterr().out
 
 
 def test_the_demo_needs_only_its_own_emulator():
-    demo = [item.package for item in setup_host.requirements("demo", "x86_64")]
+    demo = [item.packages for item in setup_host.requirements("demo", "x86_64")]
     assert "qemu-system-x86" in demo and "qemu-system-arm" not in demo and "iperf3" not in demo
-    test = [item.package for item in setup_host.requirements("test", "aarch64")]
+    test = [item.packages for item in setup_host.requirements("test", "aarch64")]
     assert {"qemu-system-x86", "qemu-system-arm", "iproute2"} <= set(test)
 
 
