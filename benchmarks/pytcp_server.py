@@ -28,6 +28,9 @@ async def sink(connection) -> None:
 
 async def source(connection) -> None:
     while True:
+        # Its send() takes everything at once and never waits: without this the process would fill its memory.
+        while len(connection.tcp_session._tx.buffer) > 2 * len(BLOCK):
+            await asyncio.sleep(0.001)
         await connection.send(BLOCK)
 
 

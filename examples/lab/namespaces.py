@@ -8,11 +8,13 @@ import atexit
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import subprocess
 import threading
 from collections.abc import Iterator, Sequence
 from ctypes import CDLL, get_errno
+from pathlib import Path
 
 from lab.packages import LabError
 
@@ -35,7 +37,15 @@ def why_not() -> str:
 
 def unique_name(prefix: str = "swos") -> str:
     """A device or namespace name no other test run uses; at most 15 characters as interfaces need."""
-    return f"{prefix[:5]}{os.getpid() % 1000000}x{next(_numbers)}"
+    return f"{prefix[:5]}{os.getpid():x}x{next(_numbers)}"
+
+
+def remove_abandoned() -> None:
+    """Remove the namespaces of runs that were killed before they could."""
+    for path in Path("/run/netns").glob("swosn*x*"):
+        match = re.fullmatch(r"swosn([0-9a-f]+)x\d+", path.name)
+        if match and not os.path.exists(f"/proc/{int(match.group(1), 16)}"):
+            run("ip", "netns", "del", path.name, check=False)
 
 
 def run(
@@ -58,6 +68,7 @@ class Namespace:
         reason = why_not()
         if reason:
             raise LabError(reason)
+        remove_abandoned()
         self.name = name or unique_name("swosn")
         self._processes: list[subprocess.Popen] = []
         self._devices: list[str] = []

@@ -76,10 +76,11 @@ class Poller:
                 return False
             try:
                 self.stack.receive_burst(interface, burst, now)
+                # answers first: a guest then sees them and its own buffers come back with one interrupt
+                if interface.has_output:
+                    self._transmit(port, now)
             finally:
                 device.release(burst)
-            if interface.has_output:
-                self._transmit(port, now)
         return True
 
     def _transmit(self, port: Port, now: float) -> bool:

@@ -1,8 +1,10 @@
 """Sets of half-open integer ranges: what arrived out of order."""
 
+from bisect import bisect_left, bisect_right
+
 
 class RangeSet:
-    """Disjoint, sorted ranges [start, end); bounded by the caller through `limit`."""
+    """Disjoint ranges [start, end) in order, none of which touches the next; at most `limit` of them."""
 
     __slots__ = ("limit", "ranges")
 
@@ -20,26 +22,23 @@ class RangeSet:
         """Merges [start, end); False when there are too many holes and it was left out."""
         if start >= end:
             return True
-        merged: list[tuple[int, int]] = []
-        placed = False
-        for low, high in self.ranges:
-            if high < start:
-                merged.append((low, high))
-            elif low > end:
-                if not placed:
-                    merged.append((start, end))
-                    placed = True
-                merged.append((low, high))
-            else:
-                start = min(start, low)
-                end = max(end, high)
-        if not placed:
-            merged.append((start, end))
-            merged.sort()
-        if len(merged) > self.limit:
+        ranges = self.ranges
+        first = bisect_left(ranges, (start,))
+        if first and ranges[first - 1][1] >= start:
+            first -= 1
+        last = bisect_right(ranges, (end + 1,))  # ranges[first:last] overlap or touch
+        if first < last:
+            start = min(start, ranges[first][0])
+            end = max(end, ranges[last - 1][1])
+        elif len(ranges) >= self.limit:
             return False
-        self.ranges = merged
+        ranges[first:last] = [(start, end)]
         return True
+
+    def around(self, position: int) -> tuple[int, int] | None:
+        """The range that holds `position`."""
+        index = bisect_left(self.ranges, (position + 1,)) - 1
+        return self.ranges[index] if index >= 0 and self.ranges[index][1] > position else None
 
     def take_from(self, position: int) -> int:
         """Removes what is in order at `position` and before; returns the position after it."""

@@ -257,6 +257,9 @@ class Connection:
 
     def _persist_timeout(self, now: float) -> None:
         tcb = self.tcb
+        if tcb.snd_una >= tcb.data_end:
+            tcb.timers.persist = None  # a probe took the last byte with it
+            return
         tcb.retransmissions += 1
         if tcb.retransmissions > tcb.config.data_retries:
             tcb.replies.append(tcp_output.reset_segment(tcb))

@@ -9,6 +9,7 @@ import errno
 from swos_net.dataplane.byte_ring import ByteRing
 from swos_net.tcp.events import Event
 from swos_net.tcp.options import syn_received
+from swos_net.tcp.output import acceptable_seq
 from swos_net.tcp.segment import ACK, FIN, HAS_TIMESTAMPS, RST, SYN, Segment
 from swos_net.tcp.seqnum import MASK, newer_timestamp, unwrap
 from swos_net.tcp.state import RECEIVING, State
@@ -17,6 +18,7 @@ from swos_net.tcp.tcb import Tcb
 DUPLICATE_ACK_THRESHOLD = 3  # RFC 5681 3.2
 PAWS_IDLE = 24 * 86400.0  # RFC 7323 5.5
 CHALLENGE_ACKS_PER_SECOND = 10  # RFC 5961 7, per connection
+REPLIES_MAX = 16  # resets and the like that wait for the link to take them
 
 
 def segment_arrives(tcb: Tcb, segment: Segment, now: float, ipv4: bool = True) -> None:
@@ -36,7 +38,7 @@ def _syn_sent(tcb: Tcb, segment: Segment, now: float, ipv4: bool) -> None:
         ack = unwrap(segment.ack, tcb.snd_nxt)
         if ack <= tcb.iss or ack > tcb.snd_max:
             if not flags & RST:
-                tcb.replies.append((ack, 0, RST))
+                _reply(tcb, ack, 0, RST)
             return
         ack_acceptable = True
     if flags & RST:
@@ -88,20 +90,26 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
     rcv_nxt = tcb.rcv_nxt
     seq = unwrap(segment.seq, rcv_nxt)
 
+    length = segment.length
+
     # RFC 7323 5.3 R1: PAWS comes before the window check
-    if tcb.timestamps and segment.options_present & HAS_TIMESTAMPS:
-        if newer_timestamp(tcb.ts_recent, segment.ts_val) and not flags & RST and now - tcb.ts_recent_age < PAWS_IDLE:
-            if tcb.state is State.TIME_WAIT and flags & SYN:
-                pass  # an old duplicate, or a clock that started anew: judged by its sequence number below
-            else:
-                tcb.ack_now = True
-                return
-        elif seq <= tcb.last_ack_sent:
-            tcb.ts_recent = segment.ts_val  # 4.3 (2)
-            tcb.ts_recent_age = now
+    stamped = tcb.timestamps and segment.options_present & HAS_TIMESTAMPS
+    if stamped and newer_timestamp(tcb.ts_recent, segment.ts_val) and not flags & RST and now - tcb.ts_recent_age < PAWS_IDLE:
+        _refuse(tcb, length or flags & FIN, now)
+        return
+    if tcb.state is State.TIME_WAIT and flags & (SYN | ACK | RST) == SYN:
+        # RFC 9293 3.6.1 (MAY-2), RFC 6191 2: beyond the old stream, or later by its timestamp, it opens a new connection
+        if seq > rcv_nxt or (stamped and segment.ts_val != tcb.ts_recent):
+            tcb.state = State.CLOSED
+            tcb.timers.cancel_all()
+            tcb.events.append(Event.REOPEN)
+            return
+    if tcb.state is State.SYN_RECEIVED and flags & (SYN | ACK | RST | FIN) == SYN | ACK and seq == tcb.irs and not length:
+        # 3.5, figure 8, line 6: the peer's SYN of a simultaneous open again; what is new is its ACK
+        flags = ACK
+        seq += 1
 
     # first, check sequence number
-    length = segment.length
     occupied = length + (1 if flags & FIN else 0) + (1 if flags & SYN else 0)
     window = tcb.rcv_adv - rcv_nxt
     if occupied == 0:
@@ -131,7 +139,7 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
     ack = unwrap(segment.ack, tcb.snd_una)
     if tcb.state is State.SYN_RECEIVED:
         if not tcb.snd_una < ack <= tcb.snd_max:
-            tcb.replies.append((ack, 0, RST))
+            _reply(tcb, ack, 0, RST)
             return
         tcb.snd_wnd = segment.window << tcb.snd_wscale
         tcb.snd_wl1 = seq
@@ -145,6 +153,10 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
     if ack > tcb.snd_max or ack < tcb.snd_una - max(tcb.max_send_window, 65535):
         _challenge(tcb, now)  # RFC 5961 5.2
         return
+    if stamped and seq <= tcb.last_ack_sent:
+        # RFC 7323 4.3 (2), after every check (5.3 R3): a forged segment must not make PAWS refuse the true ones
+        tcb.ts_recent = segment.ts_val
+        tcb.ts_recent_age = now
     tcb.last_received = now
     tcb.keepalive_probes = 0
     _process_ack(tcb, segment, seq, ack, now)
@@ -164,12 +176,6 @@ def _unacceptable(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
     if flags & RST:
         return
     if tcb.state is State.TIME_WAIT:
-        if flags & SYN and not flags & ACK and seq > tcb.rcv_nxt:
-            # RFC 9293 3.6.1: a new SYN beyond the old stream may open a new connection
-            tcb.state = State.CLOSED
-            tcb.timers.cancel_all()
-            tcb.events.append(Event.REOPEN)
-            return
         tcb.timers.time_wait = now + tcb.config.time_wait
     if tcb.state is State.SYN_RECEIVED and flags & SYN and seq == tcb.irs:
         tcb.snd_nxt = tcb.iss  # the peer did not see our SYN,ACK
@@ -177,7 +183,21 @@ def _unacceptable(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
     if flags & SYN:
         _challenge(tcb, now)
         return
-    tcb.ack_now = True
+    _refuse(tcb, segment.length or flags & FIN, now)
+
+
+def _refuse(tcb: Tcb, occupied: int, now: float) -> None:
+    """Answers a segment that was not acceptable: one that may be a retransmission always, a mere ACK within limits, or two
+    ends that disagree would answer each other for ever (RFC 5961 7)."""
+    if occupied:
+        tcb.ack_now = True
+    else:
+        _challenge(tcb, now)
+
+
+def _reply(tcb: Tcb, seq: int, ack: int, flags: int) -> None:
+    if len(tcb.replies) < REPLIES_MAX:
+        tcb.replies.append((seq, ack, flags))
 
 
 def _challenge(tcb: Tcb, now: float) -> None:
@@ -210,6 +230,7 @@ def fail(tcb: Tcb, code: int) -> None:
 def closed(tcb: Tcb) -> None:
     tcb.state = State.CLOSED
     tcb.timers.cancel_all()
+    tcb.send_ring = None
     tcb.ack_now = False
     tcb.events.append(Event.CLOSED)
 
@@ -233,8 +254,9 @@ def _process_ack(tcb: Tcb, segment: Segment, seq: int, ack: int, now: float) -> 
         tcb.snd_wl2 = ack
         if window > tcb.max_send_window:
             tcb.max_send_window = window
-    if tcb.timers.persist is not None:
-        tcb.retransmissions = 0  # RFC 9293 3.8.6.1: a peer that answers probes may keep its window shut for ever
+    if tcb.timers.persist is not None and not tcb.orphan:
+        # RFC 9293 3.8.6.1: a peer that answers probes may keep its window shut for ever, as long as the user does not mind
+        tcb.retransmissions = 0
 
 
 def _acknowledged(tcb: Tcb, segment: Segment, ack: int, now: float) -> None:
@@ -276,6 +298,7 @@ def _acknowledged(tcb: Tcb, segment: Segment, ack: int, now: float) -> None:
         tcb.timers.retransmission = now + tcb.rtt.rto  # (5.3)
     state = tcb.state
     if ack > data_end and tcb.fin_wanted and state in _FIN_ACKNOWLEDGED:
+        tcb.send_ring = None  # nothing of it will be sent again, and TIME-WAIT is long
         _FIN_ACKNOWLEDGED[state](tcb, now)
 
 
@@ -289,6 +312,8 @@ def to_time_wait(tcb: Tcb, now: float) -> None:
     tcb.state = State.TIME_WAIT
     tcb.timers.cancel_all()
     tcb.timers.time_wait = now + tcb.config.time_wait
+    if tcb.receive_ring is not None and not len(tcb.receive_ring):
+        tcb.receive_ring = None
 
 
 _FIN_ACKNOWLEDGED = {
@@ -317,6 +342,8 @@ def _process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
         return  # 3.10.7.4: "this should not occur": after a FIN there is no text
     rcv_nxt = tcb.rcv_nxt
     length = segment.length
+    if length > tcb.rcv_mss:
+        tcb.rcv_mss = min(length, tcb.rcv_mss_max)
     end = seq + length
     if tcb.fin_seq is not None:
         end = min(end, tcb.fin_seq)
@@ -328,7 +355,7 @@ def _process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
         return
     if tcb.receive_shut and tcb.orphan:
         # RFC 1122 4.2.2.13: data for a user who has gone is answered with a reset
-        tcb.replies.append((tcb.snd_nxt, tcb.rcv_nxt, RST | ACK))
+        _reply(tcb, acceptable_seq(tcb), tcb.rcv_nxt, RST | ACK)
         fail(tcb, errno.ECONNRESET)
         return
     ring = tcb.receive_ring

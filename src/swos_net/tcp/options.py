@@ -10,6 +10,7 @@ from swos_net.wire.tcp import TcpOptions, emit_options, parse_options
 _TIMESTAMPS = struct.Struct("!BBBBII")
 WINDOW_SCALE_MAX = 14  # RFC 7323 2.3
 MSS_MIN = 48  # below that the options alone would fill a segment
+TIMESTAMPS_LENGTH = 12
 
 
 def window_scale_for(buffer: int) -> int:
@@ -47,6 +48,7 @@ def syn_received(tcb: Tcb, option_bytes: bytes, ipv4: bool, now: float) -> None:
         tcb.ts_recent = options.ts_val
         tcb.ts_recent_age = now
     tcb.sack_permitted = config.sack and options.sack_permitted
+    tcb.rcv_mss_max = tcb.link_mss - (TIMESTAMPS_LENGTH if tcb.timestamps else 0)
     tcb.window_scaling = config.window_scaling and options.window_scale is not None
     if tcb.window_scaling:
         tcb.snd_wscale = min(options.window_scale, WINDOW_SCALE_MAX)  # RFC 7323 2.3
@@ -59,7 +61,7 @@ def syn_received(tcb: Tcb, option_bytes: bytes, ipv4: bool, now: float) -> None:
 
 def set_mss(tcb: Tcb, size: int) -> None:
     """`size` counts payload of a segment without options (RFC 6691); what timestamps take is taken off."""
-    tcb.mss = size - 12 if tcb.timestamps else size
+    tcb.mss = size - TIMESTAMPS_LENGTH if tcb.timestamps else size
     tcb.congestion.mss = tcb.mss
 
 
@@ -78,6 +80,9 @@ def segment_options(tcb: Tcb, now: float) -> bytes:
 
 def sack_blocks(tcb: Tcb, most: int) -> list[tuple[int, int]]:
     """The block with the newest segment first (RFC 2018 4)."""
-    ranges = tcb.out_of_order.ranges
-    newest = [block for block in ranges if block[0] <= tcb.last_out_of_order < block[1]]
-    return (newest + [block for block in ranges if block not in newest])[:most]
+    newest = tcb.out_of_order.around(tcb.last_out_of_order)
+    blocks = [] if newest is None else [newest]
+    for block in tcb.out_of_order.ranges[:most]:
+        if block != newest and len(blocks) < most:
+            blocks.append(block)
+    return blocks

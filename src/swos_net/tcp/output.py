@@ -5,7 +5,7 @@ Read first: tcb.py.  One function, `segments_to_send`, is asked by the layer tha
 
 from typing import Protocol
 
-from swos_net.tcp.options import segment_options, syn_options
+from swos_net.tcp.options import TIMESTAMPS_LENGTH, segment_options, syn_options
 from swos_net.tcp.segment import ACK, FIN, PSH, RST, SYN
 from swos_net.tcp.state import SENDING, State
 from swos_net.tcp.tcb import Tcb
@@ -38,15 +38,25 @@ def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bo
     if tcb.retransmit_one:
         tcb.retransmit_one = False
         budget -= _retransmit_first(tcb, now, sink)
-    if tcb.probe_now:
+    if tcb.probe_now and budget > 0:
         tcb.probe_now = False
         budget -= _probe_window(tcb, now, sink)
     more = False
     if state in SENDING and (tcb.snd_nxt < tcb.data_end or tcb.fin_wanted):
         more = _send_data(tcb, now, sink, budget)
     if tcb.ack_now:
-        _emit(tcb, now, sink, tcb.snd_nxt if tcb.snd_nxt == tcb.snd_max else tcb.snd_max, ACK)
-    return more
+        _emit(tcb, now, sink, acceptable_seq(tcb), ACK)
+    return more or tcb.probe_now
+
+
+def acceptable_seq(tcb: Tcb) -> int:
+    """The sequence number of a segment without text: after everything sent, but not beyond the peer's window, or the peer
+    would not look at it (RFC 9293 3.10.7.4, first)."""
+    edge = tcb.snd_una + tcb.snd_wnd
+    # a scaled window is rounded down, which may take back what was sent into the last one
+    if tcb.snd_max <= edge or (tcb.snd_wnd and tcb.snd_max - edge < 1 << tcb.snd_wscale):
+        return tcb.snd_max
+    return edge
 
 
 def advertised_window(tcb: Tcb) -> int:
@@ -62,7 +72,9 @@ def _emit(tcb: Tcb, now: float, sink: SegmentSink, seq: int, flags: int, length:
     window = min(advertised_window(tcb) >> tcb.rcv_wscale, 65535)
     options = segment_options(tcb, now)
     if length:
-        sink.add_tcp(seq, tcb.rcv_nxt, flags, window, options, tcb.send_ring, seq - tcb.send_base, length, tcb.mss)
+        # RFC 6691: what SACK blocks take comes off the payload
+        size = tcb.mss + (TIMESTAMPS_LENGTH if tcb.timestamps else 0) - len(options)
+        sink.add_tcp(seq, tcb.rcv_nxt, flags, window, options, tcb.send_ring, seq - tcb.send_base, length, size)
     else:
         sink.add_tcp(seq, tcb.rcv_nxt, flags, window, options)
     tcb.last_ack_sent = tcb.rcv_nxt
@@ -138,7 +150,7 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
         _sent(tcb, now, seq, length + fin)
         _emit(tcb, now, sink, seq, flags, length)
         budget -= 1
-    return tcb.snd_nxt < data_end
+    return tcb.snd_nxt < data_end or (tcb.fin_wanted and tcb.snd_nxt == data_end)
 
 
 def _sent(tcb: Tcb, now: float, seq: int, occupied: int) -> None:
@@ -164,7 +176,7 @@ def _retransmit_first(tcb: Tcb, now: float, sink: SegmentSink) -> int:
     seq = tcb.snd_una
     if seq >= tcb.snd_max:
         return 0
-    length = min(tcb.data_end - seq, tcb.mss)
+    length = min(tcb.data_end - seq, tcb.snd_max - seq, tcb.mss)  # not what Nagle or the window still holds back
     fin = FIN if tcb.fin_wanted and seq + length == tcb.data_end and tcb.snd_max > tcb.data_end else 0
     tcb.retransmitted_segments += 1
     tcb.timed_seq = None
@@ -174,8 +186,9 @@ def _retransmit_first(tcb: Tcb, now: float, sink: SegmentSink) -> int:
 
 
 def _maybe_persist(tcb: Tcb, now: float) -> None:
-    """With nothing in flight nobody else would ever ask again (RFC 9293 3.8.6.1)."""
-    if tcb.snd_max == tcb.snd_una and tcb.timers.persist is None:
+    """Without a retransmission timer nobody else would ever ask again (RFC 9293 3.8.6.1).  Data may be in flight all the
+    same: its timer has expired, and the peer has shrunk its window."""
+    if tcb.timers.retransmission is None and tcb.timers.persist is None:
         tcb.timers.persist = now + min(tcb.rtt.rto * (1 << min(tcb.persist_backoff, 10)), tcb.config.persist_max)
 
 
@@ -195,7 +208,7 @@ def _probe_window(tcb: Tcb, now: float, sink: SegmentSink) -> int:
 
 def reset_segment(tcb: Tcb) -> tuple[int, int, int]:
     """The RST of an abort (RFC 9293 3.10.5)."""
-    return (tcb.snd_nxt, tcb.rcv_nxt, RST | ACK)
+    return (acceptable_seq(tcb), tcb.rcv_nxt, RST | ACK)
 
 
 def keepalive_segment(tcb: Tcb) -> tuple[int, int, int]:

@@ -24,8 +24,8 @@ class Tcb:
         "ack_now", "ack_pending", "challenge_credit", "challenge_second", "config", "congestion", "cork", "duplicate_acks",
         "error", "events", "fin_received", "fin_seq", "fin_wanted", "irs", "irs_known", "iss", "keepalive_on", "keepalive_probes",
         "last_ack_sent", "last_out_of_order", "last_received", "last_send", "link_mss", "max_send_window", "mss", "nodelay",
-        "orphan", "out_of_order", "passive", "persist_backoff", "probe_now", "rcv_adv", "rcv_mss", "rcv_nxt", "rcv_wscale",
-        "receive_base", "receive_buffer", "receive_ring", "receive_shut", "recover", "recovering", "replies", "retransmissions",
+        "orphan", "out_of_order", "passive", "persist_backoff", "probe_now", "rcv_adv", "rcv_mss", "rcv_mss_max", "rcv_nxt",
+        "rcv_wscale", "receive_base", "receive_buffer", "receive_ring", "receive_shut", "recover", "recovering", "replies", "retransmissions",
         "retransmit_one", "retransmitted_segments", "rtt", "sack_permitted", "send_base", "send_buffer", "send_ring", "snd_max",
         "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "super_segment",
         "timed_seq", "timed_since", "timers", "timestamps", "ts_offset", "ts_recent", "ts_recent_age", "was_full", "window_scaling",
@@ -61,7 +61,8 @@ class Tcb:
 
         self.link_mss = link_mss
         self.mss = link_mss  # payload bytes per segment we send, options taken off
-        self.rcv_mss = link_mss  # largest we saw arrive; what "full-sized" means for delayed ACKs
+        self.rcv_mss = min(link_mss, MSS_DEFAULT[True])  # largest we saw arrive; what "full-sized" means for delayed ACKs
+        self.rcv_mss_max = link_mss  # of one segment: a super-segment is longer
         self.super_segment = super_segment
         self.send_buffer = config.send_buffer
         self.receive_buffer = config.receive_buffer
@@ -116,7 +117,7 @@ class Tcb:
 
     @property
     def data_end(self) -> int:
-        """Sequence number after the last byte the user queued (a FIN would have this one)."""
+        """Sequence number after the last byte the user queued (a FIN would have this one), until our FIN is acknowledged."""
         return self.send_base + (self.send_ring.tail if self.send_ring is not None else 0)
 
     @property

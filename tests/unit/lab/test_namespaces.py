@@ -42,3 +42,12 @@ def test_two_namespaces_on_a_cable_and_nothing_left_behind():
     assert child.returncode == -9
     left = namespaces.run("ip", "netns", "list").stdout.decode()
     assert not any(name in left for name in names)
+
+
+@pytest.mark.skipif(bool(namespaces.why_not()), reason=namespaces.why_not() or "available")
+def test_what_a_killed_run_left_is_removed():
+    abandoned = f"swosn7fffffffx{os.getpid()}"  # no process has a number that high
+    namespaces.run("ip", "netns", "add", abandoned)
+    with namespaces.Namespace() as here:
+        left = namespaces.run("ip", "netns", "list").stdout.decode()
+        assert here.name in left and abandoned not in left

@@ -342,6 +342,7 @@ class TestFin:
         harness.arrives(ACK | FIN, 1, 1, bytes(5000))
         assert harness.tcb.state is State.ESTABLISHED
         harness.connection.receive(5000)
+        harness.output()
         harness.arrives(ACK | FIN, 1, 1, bytes(5000))
         assert harness.tcb.state is State.CLOSE_WAIT
 
@@ -510,7 +511,7 @@ class TestLossRecovery:
 
     def test_timeout_goes_back_to_the_first_unacknowledged(self, tcp):
         harness = self.sending(tcp, 10)
-        sent = harness.passes(1.1)
+        sent = harness.passes(0.25)
         assert [segment.seq for segment in sent] == [1]
         assert harness.tcb.congestion.cwnd == 1460
         sent = harness.arrives(ACK, 1, 1461)

@@ -60,18 +60,21 @@ class Rings:
     """A session's Performer.
 
     Kick descriptors are watched by `poller`; `notify(name, **details)` hears of everything that is not about a ring.
-    `busy` holds the transmit rings of the guest that may have frames.
+    `busy` holds the transmit rings of the guest that may have frames, `resting` those that are left alone for a moment
+    because bulk data goes through them: they are looked at by a timer, the guest need not kick.
     """
 
     def __init__(self, queue_pairs: int, poller: select.epoll, notify: Callable[..., None]):
         self.ports = [RingPort(index) for index in range(2 * queue_pairs)]
         self.busy: deque[RingPort] = deque()
+        self.resting: list[RingPort] = []
         self.broken = 0
         self._poller = poller
         self._notify = notify
         self._memory = GuestMemory()
         self._by_kick: dict[int, RingPort] = {}
         self._share_advice_given = False
+        self._rest_timer: int | None = None
 
     # what a session orders
 
@@ -184,6 +187,8 @@ class Rings:
         for fd in fds:
             port = self._by_kick.get(fd)
             if port is None:
+                if fd == self._rest_timer:
+                    self._rest_is_over()
                 continue
             if port.is_transmit and port.running:
                 port.kicked = True
@@ -200,6 +205,26 @@ class Rings:
             port.vring.disable_kicks()
         else:
             self.busy.remove(port)
+
+    def rest(self, port: RingPort, seconds: float) -> None:
+        """Called instead of `settle` when bulk data goes through: the ring is looked at again after `seconds`, its kicks
+        stay disabled and what it was used for is signalled in fewer, larger steps."""
+        self._drain(port)
+        self.busy.remove(port)
+        self.resting.append(port)
+        if self._rest_timer is None:
+            self._rest_timer = timer_open()
+            self._poller.register(self._rest_timer, select.EPOLLIN)
+        if len(self.resting) == 1:
+            timer_set(self._rest_timer, seconds)
+
+    def _rest_is_over(self) -> None:
+        try:
+            os.read(self._rest_timer, 8)
+        except BlockingIOError:
+            return
+        self.busy.extend(self.resting)
+        self.resting.clear()
 
     def ring_broke(self, port: RingPort) -> None:
         """D8: this ring is left alone from now on (the guest was signalled by the data plane); others go on."""
@@ -230,16 +255,24 @@ class Rings:
             close_fds([fd for fd in (port.call, port.err) if fd is not None])
             port.call = port.err = None
             port.enabled = False
+        if self._rest_timer is not None:
+            self._poller.unregister(self._rest_timer)
+            os.close(self._rest_timer)
+            self._rest_timer = None
         self._memory.close()
 
     def _set_busy(self, port: RingPort) -> None:
         if port.is_transmit and port.running and port not in self.busy:
+            if port in self.resting:
+                self.resting.remove(port)
             port.vring.disable_kicks()
             self.busy.append(port)
 
     def _set_idle(self, port: RingPort) -> None:
         if port in self.busy:
             self.busy.remove(port)
+        if port in self.resting:
+            self.resting.remove(port)
         port.kicked = False
 
     def _drain(self, port: RingPort) -> None:

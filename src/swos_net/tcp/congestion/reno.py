@@ -19,8 +19,9 @@ class Reno(CongestionController):
         if in_flight + acked < self.cwnd // 2:
             return
         if self.cwnd < self.ssthresh:
-            # RFC 3465 2.2 with L unbounded: an ACK that covers a super-segment stands for one per segment
-            self.cwnd += acked
+            # RFC 3465 2.2 with L unbounded: an ACK that covers a super-segment stands for one per segment.  Past
+            # ssthresh it does not jump: after a timeout one ACK may cover all that had arrived before (2.3)
+            self.cwnd = min(self.cwnd + acked, max(self.ssthresh, self.cwnd + self.mss))
             return
         self._acked_in_avoidance += acked
         if self._acked_in_avoidance >= self.cwnd:
