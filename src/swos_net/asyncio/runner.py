@@ -49,8 +49,11 @@ class StackRunner:
         """Sends what is ready, then closes the devices; idempotent."""
         if self._stopped or self.loop is None:
             return
-        self._stopped = True
         self.poller.flush(self.loop.time())
+        self._close()
+
+    def _close(self) -> None:
+        self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -77,6 +80,12 @@ class StackRunner:
         """The stack's `now`."""
         return self.loop.time()
 
+    def _device_failed(self, error: OSError) -> None:
+        """A device is gone for good: everybody hears of it, once."""
+        self.poller.failed(self.loop.time())
+        self._close()
+        self.loop.call_exception_handler({"message": f"{self.stack.name} is no longer served: {error}", "exception": error})
+
     def _wants_output(self) -> None:
         if not self._scheduled and not self._polling:
             self._scheduled = True
@@ -92,6 +101,9 @@ class StackRunner:
         self._polling = True
         try:
             more = self.poller.poll(self.loop.time())
+        except OSError as error:
+            self._device_failed(error)
+            return
         finally:
             self._polling = False
         if more:

@@ -61,6 +61,11 @@ class Poller:
             if port.batch.count or port.interface.has_output:
                 self._transmit(port, now)
 
+    def failed(self, now: float) -> None:
+        """A device is gone for good: every connection of this stack ends with an error."""
+        for port in self.ports:
+            self.stack.interface_failed(port.interface, now)
+
     def next_deadline(self) -> float | None:
         return self.stack.next_deadline()
 

@@ -5,13 +5,19 @@ caller queued goes out before it leaves, so nothing waits for the thread to wake
 """
 
 import contextlib
+import errno
+import logging
 import os
 import select
 import threading
+import weakref
 from collections.abc import Iterator
 
 from swos_net import clock
+from swos_net.errors import os_error
 from swos_net.runtime.poll import Poller
+
+log = logging.getLogger(__name__)
 
 
 class ThreadedRunner:
@@ -28,7 +34,8 @@ class ThreadedRunner:
         self._sleeping_until: float | None = 0.0
         self._stopping = False
         self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
+        self._failure: Exception | None = None
+        self._conditions: weakref.WeakSet[threading.Condition] = weakref.WeakSet()
 
     def __enter__(self) -> "ThreadedRunner":
         self.start()
@@ -36,6 +43,12 @@ class ThreadedRunner:
 
     def __exit__(self, *exception: object) -> None:
         self.stop()
+
+    def new_condition(self) -> threading.Condition:
+        """A condition on the stack's lock, notified as well when the stack is no longer served."""
+        condition = threading.Condition(self.lock)
+        self._conditions.add(condition)
+        return condition
 
     def start(self) -> None:
         for port in self.poller.ports:
@@ -59,6 +72,11 @@ class ThreadedRunner:
         self._epoll.close()
         os.close(self._wake)
 
+    @property
+    def serving(self) -> bool:
+        """Whether the stack still goes on."""
+        return self._failure is None and not self._stopping
+
     def wake(self) -> None:
         """Makes the thread look again."""
         os.eventfd_write(self._wake, 1)
@@ -68,7 +86,7 @@ class ThreadedRunner:
         """The right to call the stack; gives `now`.  Output that appeared inside is sent on the way out."""
         with self.lock:
             if self._failure is not None:
-                raise RuntimeError("the thread that served this stack has failed") from self._failure
+                raise os_error(errno.ENETDOWN, f"the device of this stack is gone: {self._failure}")
             now = clock.monotonic()
             yield now
             if self._stopping:
@@ -91,9 +109,14 @@ class ThreadedRunner:
                 timeout = -1.0 if deadline is None else max(0.0, deadline - clock.monotonic())
                 self._epoll.poll(timeout)
                 self._drain_wake()
-        except BaseException as error:
-            self._failure = error
-            raise
+        except Exception as error:
+            # a device that is gone, or a defect: either way nobody may wait for ever
+            log.exception("%s is no longer served", self.stack.name)
+            with self.lock:
+                self._failure = error
+                self.poller.failed(clock.monotonic())
+                for condition in list(self._conditions):
+                    condition.notify_all()
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):

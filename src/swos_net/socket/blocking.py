@@ -7,7 +7,6 @@ shares the stack's lock) until a watcher says that readiness has grown.
 import errno
 import io
 import socket as stdlib
-import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -43,7 +42,7 @@ class Socket:
         self.type = int(type)
         self.capability = capability
         self._runner = runner
-        self._changed = threading.Condition(runner.lock)
+        self._changed = runner.new_condition()
         self._timeout: float | None = None
         self._local: tuple[bytes, int] | None = None
         self._endpoint: Any = None
@@ -257,11 +256,12 @@ class Socket:
         """Idempotent.  What was sent still arrives; a stream with unread data is reset."""
         if self._closed:
             return
-        with self._runner.entered() as now:
-            self._closed = True
-            if self._endpoint is not None:
-                self._endpoint.close(now)
+        self._closed = True
+        with self._changed:
             self._changed.notify_all()
+            if self._endpoint is not None and self._runner.serving:
+                with self._runner.entered() as now:
+                    self._endpoint.close(now)
 
     def __enter__(self) -> "Socket":
         return self

@@ -106,7 +106,7 @@ class IcmpHandler:
             return
         mtu = stack.path_mtus.mtu(quoted.remote, endpoint.interface.link.mtu, now)
         endpoint.connection.path_mtu_changed(mtu - (HEADERS4 if family == 4 else HEADERS6))
-        endpoint._changed(now)
+        endpoint.changed(now)
 
     def port_unreachable(self, interface, packet: bytes, source: bytes, link_broadcast: bool, now: float) -> None:
         """No endpoint at that UDP port (RFC 1122 4.1.3.1)."""

@@ -21,10 +21,10 @@ from swos_net.address import (
     prefix_matches,
     solicited_node,
 )
-from swos_net.dataplane.batch import Batch, FlowPath
+from swos_net.dataplane.batch import Batch, FlowPath, link_limits
 from swos_net.errors import os_error
 from swos_net.ip.routing import InterfaceAddress, select_source
-from swos_net.link import LinkFeatures, Medium
+from swos_net.link import LinkFeatures, Medium, Offload
 from swos_net.neighbor import arp, cache, ndisc
 from swos_net.neighbor.router_advertiser import RouterAdvertiser, RouterAdvertiserConfig
 from swos_net.stack.counters import Counters
@@ -42,6 +42,11 @@ MULTICAST = 2
 BROADCAST = 3
 
 
+def plain_packet_limits(link: LinkFeatures):
+    """For packets that wait for their neighbour: no link header yet, and nothing left to the link."""
+    return link_limits(LinkFeatures(Medium.IP, link.mtu, None, Offload.NONE, link.mtu))
+
+
 class Interface:
     """Made by `Stack.add_interface`."""
 
@@ -53,6 +58,7 @@ class Interface:
         self.index = index
         self.name = name
         self.link = link
+        self.plain_packets = plain_packet_limits(link)
         self.addresses: list[InterfaceAddress] = []
         self.destinations: dict[bytes, int] = {ALL_NODES6: MULTICAST, ALL_HOSTS4: MULTICAST, BROADCAST4: BROADCAST}
         self.counters = Counters()
@@ -131,6 +137,10 @@ class Interface:
         link_address = self.neighbors.resolve(next_hop, now)
         if link_address is None:
             self.pump(now)
+        else:
+            deadline = self.neighbors.next_deadline()  # a stale neighbour that is used will be probed
+            if deadline is not None and (self.scheduled is None or deadline < self.scheduled):
+                self.stack.deadlines.schedule(self)
         return link_address
 
     def hold(self, next_hop: bytes, packet: bytes) -> None:
@@ -164,7 +174,7 @@ class Interface:
         while (event := self.neighbors.next_event()) is not None:
             if isinstance(event, cache.Resolved):
                 for packet in event.held:
-                    self._queue_packet(event.link_address, packet)
+                    self._queue_fitting(event.link_address, packet, now)
             elif isinstance(event, cache.Unreachable):
                 self.stack.neighbor_unreachable(self, event.address, event.held, now)
         for machine in (self.arp, self.ndisc):
@@ -198,16 +208,20 @@ class Interface:
     # Output
 
     def send_packet(self, packet: bytes, next_hop: bytes, now: float) -> None:
-        """A complete IP packet, to be framed and sent when the neighbour is known."""
+        """A complete IP packet, to be framed and sent, in fragments if need be, when the neighbour is known."""
         link_address = self.link_address_of(next_hop, now)
         if link_address is None:
             self.neighbors.hold(next_hop, packet)
         else:
-            self._queue_packet(link_address, packet)
+            self._queue_fitting(link_address, packet, now)
 
     def send_packet_to_link(self, packet: bytes, link_address: bytes) -> None:
         """To a station that has no IP address yet (DHCP)."""
         self._queue_packet(link_address, packet)
+
+    def _queue_fitting(self, link_address: bytes, packet: bytes, now: float) -> None:
+        for part in self.stack.fragments(self, packet, now):
+            self._queue_packet(link_address, part)
 
     def _queue_packet(self, link_address: bytes, packet: bytes) -> None:
         if self.link.medium is not Medium.ETHERNET:
@@ -290,3 +304,4 @@ class Interface:
     def link_changed(self, link: LinkFeatures) -> None:
         """The device negotiated anew."""
         self.link = link
+        self.plain_packets = plain_packet_limits(link)

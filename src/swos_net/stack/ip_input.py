@@ -4,11 +4,11 @@ Read first: vhost/frame.h for what a record says.  An established connection's s
 by the flow's 36 bytes.  Everything else is sorted out step by step below it.
 """
 
-from swos_net.address import UNSPECIFIED4, is_ipv4, is_unspecified
+from swos_net.address import is_ipv4, is_unspecified
 from swos_net.dataplane.burst import Burst, BytesPayload, DropReason, FrameFlag, FramePayload
 from swos_net.ip.reassembly import Reassembler
 from swos_net.link import Medium
-from swos_net.stack.interface import UNICAST
+from swos_net.stack.interface import BROADCAST, UNICAST
 from swos_net.stack.udp_endpoint import Datagram
 from swos_net.tcp.segment import ACK, HAS_OTHER_OPTIONS, HAS_SACK, SYN, Segment
 from swos_net.wire import icmpv4, icmpv6, ipv4
@@ -43,6 +43,8 @@ class IpInput:
         counters["InBursts"] += 1
         pointer = burst.c
         tcp_segments = 0
+        touched: list = []  # connections that tell their watchers once for the whole burst
+        last = None
         for index, record in enumerate(burst.records()):
             (flow, verdict, _ethertype, protocol, _hop_limit, _traffic_class, flags, tcp_flags, options, window, _network,
              transport, payload_offset, _segment_size, payload_length, _frame_length, seq, ack, ts_val, ts_ecr,
@@ -59,8 +61,14 @@ class IpInput:
                                   payload_length, options, ts_val, ts_ecr, option_bytes)  # fmt: skip
                 endpoint = flows.get(flow)
                 if endpoint is not None:
-                    endpoint.deliver(segment, now)
-                    if not tcp_flags & SYN or tcp_flags & ACK or flow in flows:
+                    endpoint.connection.segment_arrives(segment, now)
+                    if endpoint is not last:
+                        touched.append(endpoint)
+                        last = endpoint
+                    if not tcp_flags & SYN or tcp_flags & ACK:
+                        continue
+                    endpoint.changed(now)
+                    if flow in flows:
                         continue
                     # TIME-WAIT gave way to a new SYN, which is the listener's
                 reason = self._tcp_without_flow(interface, burst, index, flow, flags, segment, now)
@@ -68,6 +76,8 @@ class IpInput:
                 reason = self._other(interface, burst, index, record, now)
             if reason:
                 counters.drop(reason)
+        for endpoint in touched:
+            endpoint.changed(now)
         self.stack.counters["TcpInSegs"] += tcp_segments
 
     def _for_us(self, interface, burst: Burst, index: int, flags: int) -> bool:
@@ -79,8 +89,10 @@ class IpInput:
     def _tcp_without_flow(self, interface, burst, index, flow, flags, segment, now) -> DropReason:
         if flags & LINK_GROUP or not self._for_us(interface, burst, index, flags):
             return DropReason.NOT_FOR_US
-        if interface.destinations.get(flow[:16]) != UNICAST or is_unspecified(flow[16:32]):
+        if interface.destinations.get(flow[:16]) != UNICAST:
             return DropReason.NOT_FOR_US  # RFC 9293 3.9.2.3: never to a group or broadcast address
+        if is_unspecified(flow[16:32]) or interface.destinations.get(flow[16:32]) == BROADCAST:
+            return DropReason.BAD_SOURCE
         return self.stack.tcp.segment_without_flow(interface, flow, segment, now)
 
     def _other(self, interface, burst: Burst, index: int, record: tuple, now: float) -> DropReason:
@@ -96,6 +108,8 @@ class IpInput:
         kind = interface.destinations.get(local)
         if kind is None:
             return DropReason.NOT_FOR_US
+        if interface.destinations.get(remote) == BROADCAST:
+            return DropReason.BAD_SOURCE  # RFC 1122 3.2.1.3: or one packet would bring an answer to everybody
         if flags & FRAGMENT:
             return self._fragment(interface, burst, index, local, remote, protocol, network, transport, payload_length, fragment_offset,
                                   more_fragments, identification, now)  # fmt: skip
@@ -127,7 +141,7 @@ class IpInput:
         if service is not None:
             service(payload, remote, remote_port, local, link_source, now)
             return DropReason.NONE
-        if remote == UNSPECIFIED4:
+        if is_unspecified(remote):
             return DropReason.BAD_SOURCE
         endpoint = stack.udp.find(local, flow[32:34], remote, remote_port)
         if endpoint is None:
@@ -176,7 +190,8 @@ class IpInput:
         """A reassembled datagram: no link header, and no fragment again (RFC 5722 and the decoder see to it)."""
         for index, record in enumerate(burst.records()):
             flow, verdict, protocol, flags = record[0], record[1], record[3], record[6]
-            if verdict or flags & FRAGMENT:
+            kind = interface.destinations.get(flow[:16])
+            if verdict or flags & FRAGMENT or kind is None:
                 interface.counters.drop(DropReason(verdict) if verdict else DropReason.BAD_FRAGMENT)
                 continue
             if protocol == PROTOCOL_TCP:
@@ -187,15 +202,17 @@ class IpInput:
                 endpoint = self.stack.tcp.flows.get(flow)
                 if endpoint is not None:
                     endpoint.deliver(segment, now)
-                else:
-                    self.stack.tcp.segment_without_flow(interface, flow, segment, now)
+                elif (reason := self._tcp_without_flow(interface, burst, index, flow, LINK_NONE, segment, now)):
+                    interface.counters.drop(reason)
             elif protocol == PROTOCOL_UDP:
                 payload = burst.copy(index, record[12], record[14])
-                if self._udp(interface, flow, payload, record[4], record[5], b"", now) is DropReason.NO_SOCKET:
+                reason = self._udp(interface, flow, payload, record[4], record[5], b"", now)
+                if reason:
+                    interface.counters.drop(reason)
+                if reason is DropReason.NO_SOCKET and kind == UNICAST:
                     packet = burst.copy(index, 0, QUOTE_BYTES)
                     self.stack.icmp.port_unreachable(interface, packet, flow[:16], False, now)
             elif protocol in (PROTOCOL_ICMP, PROTOCOL_ICMPV6) and not flags & UNKNOWN_PROTOCOL:
-                kind = interface.destinations.get(flow[:16], 0)
                 message = burst.copy(index, record[11], record[14])
                 self.stack.icmp.message_received(interface, flow[:16], flow[16:32], message, record[4], kind, None, now)
 

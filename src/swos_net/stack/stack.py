@@ -16,6 +16,7 @@ from collections.abc import Callable
 from swos_net.address import (
     BROADCAST4,
     format_address,
+    from_packed,
     is_ipv4,
     is_link_local,
     is_multicast,
@@ -41,7 +42,7 @@ from swos_net.stack.tcp_demux import TcpDemux, flow_key
 from swos_net.stack.tcp_endpoint import TcpEndpoint, TcpListener
 from swos_net.stack.udp_demux import UdpDemux
 from swos_net.stack.udp_endpoint import UdpEndpoint
-from swos_net.wire import ipv4, ipv6
+from swos_net.wire import ipv4, ipv6, udp
 
 LINK_LOCAL6 = parse_address("fe80::")
 
@@ -166,11 +167,22 @@ class Stack:
         except OSError:
             self.counters["IpOutNoRoutes"] += 1
             return
-        if len(packet) > interface.link.mtu:
-            for part in fragment(packet, interface.link.mtu, self.random.getrandbits(16 if packet[0] >> 4 == 4 else 32)):
-                interface.send_packet(part, next_hop, now)
-        else:
-            interface.send_packet(packet, next_hop, now)
+        interface.send_packet(packet, next_hop, now)
+
+    def fragments(self, interface: Interface, packet: bytes, now: float) -> list[bytes]:
+        """What a packet of ours is sent as: itself, or its fragments where the path takes no more."""
+        if len(packet) <= interface.link.mtu and not self.path_mtus:
+            return [packet]
+        ipv4_packet = packet[0] >> 4 == 4
+        destination = from_packed(packet[16:20] if ipv4_packet else packet[24:40])
+        mtu = self.path_mtus.mtu(destination, interface.link.mtu, now)
+        try:
+            return fragment(packet, mtu, self.random.getrandbits(16 if ipv4_packet else 32))
+        except OSError:
+            if len(packet) <= interface.link.mtu:
+                return [packet]  # it must not be fragmented here, so a router will say what it takes
+            self.counters["IpFragFails"] += 1
+            return []
 
     def send_ip(self, interface: Interface, source: bytes, remote: bytes, protocol: int, payload: bytes, now: float) -> None:
         """An IP packet around `payload`, fragmented where it must be."""
@@ -182,14 +194,11 @@ class Stack:
         self.answer(interface, packet, remote, now)
 
     def send_udp_fragmented(self, path: FlowPath, payload: bytes, now: float) -> None:
-        """A datagram longer than the link's MTU."""
-        batch = Batch()
-        batch.path = path.pointer
-        batch.add_udp(payload)
-        packet = batch.packet(0)
-        remote = bytes(path.c.remote)
-        interface, _, _ = self.route_to(remote, bytes(path.c.local), broadcast=True)
-        self.answer(interface, packet, remote, now)
+        """A datagram longer than the path's MTU."""
+        local, remote = bytes(path.c.local), bytes(path.c.remote)
+        interface, _, _ = self.route_to(remote, local, broadcast=True)
+        datagram = udp.emit(udp.UdpHeader(path.c.local_port, path.c.remote_port), payload, local, remote)
+        self.send_ip(interface, local, remote, ipv4.PROTOCOL_UDP, datagram, now)
 
     def neighbor_unreachable(self, interface: Interface, address: bytes, held: list[bytes], now: float) -> None:
         """Nobody answered for `address`: who waited is told (RFC 1122 3.3.2, RFC 4861 7.2.2)."""
@@ -214,6 +223,14 @@ class Stack:
     def tell(self, event: object, interface: Interface) -> None:
         if self.on_event is not None:
             self.on_event(event, interface)
+
+    def interface_failed(self, interface: Interface, now: float) -> None:
+        """Its device is gone for good: connections over it end with ENETDOWN, what waited to be sent is dropped."""
+        for endpoint in [endpoint for endpoint in self.tcp.flows.values() if endpoint.interface is interface]:
+            endpoint.fail(errno.ENETDOWN, now)
+        interface.control.clear()
+        interface.datagrams.clear()
+        interface.output_ready.clear()
 
     # Endpoints
 

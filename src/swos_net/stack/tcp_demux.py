@@ -9,6 +9,7 @@ from swos_net.errors import os_error
 from swos_net.link import LinkFeatures, Offload
 from swos_net.stack.ports import BoundPorts, port_bytes
 from swos_net.stack.tcp_endpoint import TcpEndpoint, TcpListener
+from swos_net.tcp.congestion import check_controller
 from swos_net.tcp.connection import Connection
 from swos_net.tcp.isn import initial_sequence_number, timestamp_offset
 from swos_net.tcp.segment import ACK, FIN, RST, SYN, Segment
@@ -39,6 +40,7 @@ class TcpDemux:
         self.stack = stack
         self.flows: dict[bytes, TcpEndpoint] = {}
         self.ports = BoundPorts("TCP")
+        check_controller(stack.config.tcp.congestion)
         self._local_ports: dict[tuple[bytes, int], int] = {}  # connections on a local port, for the choice of one
 
     # Calls of the user
@@ -68,7 +70,7 @@ class TcpDemux:
         endpoint = self._make(capability, flow, source, local_port, remote, remote_port, interface, next_hop, now)
         endpoint.connection.open(now)
         stack.counters["TcpActiveOpens"] += 1
-        endpoint._changed(now)
+        endpoint.changed(now)
         return endpoint
 
     def listen(self, capability: Capability, local: bytes, local_port: int, backlog: int, *, dual_stack: bool = False) -> TcpListener:
@@ -101,6 +103,7 @@ class TcpDemux:
     def closed(self, endpoint: TcpEndpoint) -> None:
         if self.flows.get(endpoint.flow) is endpoint:
             del self.flows[endpoint.flow]
+        self.stack.deadlines.forget(endpoint)
 
     def _make(self, capability, flow, local, local_port, remote, remote_port, interface, next_hop, now, listener=None) -> TcpEndpoint:
         stack = self.stack
@@ -154,7 +157,7 @@ class TcpDemux:
         listener.queue.syn_taken(endpoint)
         self.stack.counters["TcpPassiveOpens"] += 1
         endpoint.connection.accept_syn(segment, now)
-        endpoint._changed(now)
+        endpoint.changed(now)
         return DropReason.NONE
 
     def _refuse(self, interface, flow: bytes, segment: Segment, now: float) -> None:

@@ -1,6 +1,6 @@
 """TCP endpoints: a `tcp.Connection` or `tcp.Listener` tied to addresses, a path, deadlines and watchers.
 
-Read first: tcp/connection.py.  A call of the user and an arriving segment end in the same place: `_changed` tells
+Read first: tcp/connection.py.  A call of the user and an arriving segment end in the same place: `changed` tells
 watchers, marks the endpoint for output and sees to its deadline.
 """
 
@@ -13,7 +13,7 @@ from swos_net.stack.endpoint import Endpoint, Ready
 from swos_net.tcp.connection import Connection
 from swos_net.tcp.events import Event
 from swos_net.tcp.listener import Listener
-from swos_net.tcp.segment import Segment
+from swos_net.tcp.segment import RST, Segment
 from swos_net.tcp.state import State
 
 _READY_OF_EVENT = {
@@ -87,7 +87,7 @@ class TcpEndpoint(Endpoint):
         if self.connection.tcb.error:
             self.raise_error()
         taken = self.connection.send(data)
-        self._changed(now)
+        self.changed(now)
         return taken
 
     def send_file(self, descriptor: int, offset: int | None, length: int, now: float) -> int:
@@ -95,7 +95,7 @@ class TcpEndpoint(Endpoint):
         if self.connection.tcb.error:
             self.raise_error()
         taken = self.connection.send_file(descriptor, offset, length)
-        self._changed(now)
+        self.changed(now)
         return taken
 
     def receive(self, length: int, now: float) -> bytes | None:
@@ -129,48 +129,56 @@ class TcpEndpoint(Endpoint):
 
     def _read_some(self, now: float) -> None:
         if self.connection.tcb.ack_now:
-            self._changed(now)
+            self.changed(now)
 
     def shutdown_send(self, now: float) -> None:
         if self.connection.state in (State.CLOSED, State.SYN_SENT):
             raise os_error(errno.ENOTCONN, "connect the socket first")
         self.connection.shutdown_send(now)
-        self._changed(now)
+        self.changed(now)
 
     def shutdown_receive(self, now: float) -> None:
         self.connection.shutdown_receive()
-        self._changed(now)
+        self.changed(now)
         self.notify(Ready.READABLE)
 
     def close(self, now: float) -> None:
         """The user lets go; the connection ends in its own time."""
         self._watchers = ()
         self.connection.close(now)
-        self._changed(now)
+        self.changed(now)
 
     def abort(self, now: float) -> None:
         self.connection.abort(now)
-        self._changed(now)
+        self.changed(now)
 
     # From the stack
 
+    def fail(self, code: int, now: float) -> None:
+        """The link is gone."""
+        self.connection.fail(code)
+        self.changed(now)
+
     def deliver(self, segment: Segment, now: float) -> None:
         """A segment of this flow."""
+        listener = self.listener
+        if listener is not None and self.connection.state is State.SYN_RECEIVED and not segment.flags & RST and not listener.queue.may_complete():
+            return  # the handshake stays open; our SYN,ACK, sent again, brings the ACK again
         self.connection.segment_arrives(segment, now)
-        self._changed(now)
+        self.changed(now)
 
     def handle_timeout(self, now: float) -> None:
         self.connection.handle_timeout(now)
-        self._changed(now)
+        self.changed(now)
 
     def next_deadline(self) -> float | None:
         return self.connection.next_deadline()
 
     def path_error(self, code: int, now: float) -> None:
         self.connection.path_error(code)
-        self._changed(now)
+        self.changed(now)
 
-    def _changed(self, now: float) -> None:
+    def changed(self, now: float) -> None:
         if self.connection.tcb.events:
             self._tell(now)
         if not self.output_pending:
@@ -219,10 +227,9 @@ class TcpEndpoint(Endpoint):
         waiting = Batch()
         waiting.path = self.path.pointer
         self.connection.segments_to_send(now, waiting, 4)
-        for index in range(waiting.count):
-            packet = waiting.packet(index)
-            if packet:
-                self.interface.hold(self.next_hop, packet)
+        waiting.seal()
+        for packet, *_ in waiting.frames(self.interface.plain_packets):
+            self.interface.hold(self.next_hop, packet)
         self.stack.deadlines.schedule(self)
         return False
 

@@ -10,7 +10,8 @@ from swos_net.dataplane.batch import FlowPath
 from swos_net.errors import os_error
 from swos_net.stack.endpoint import Endpoint, Ready
 
-UDP_PAYLOAD_MAX = 65507
+UDP_PAYLOAD_MAX4 = 65507
+UDP_PAYLOAD_MAX6 = 65527
 SEND_QUEUE_BYTES = 1 << 20
 DATAGRAM_OVERHEAD = 256  # what a queued datagram counts beyond its bytes, so that empty ones are bounded too
 
@@ -73,8 +74,9 @@ class UdpEndpoint(Endpoint):
         """
         if self._error:
             raise os_error(self.take_error(), "an earlier datagram was answered with an ICMP error")
-        if len(payload) > UDP_PAYLOAD_MAX:
-            raise os_error(errno.EMSGSIZE, f"a datagram carries at most {UDP_PAYLOAD_MAX} bytes")
+        most = UDP_PAYLOAD_MAX4 if is_ipv4(remote) else UDP_PAYLOAD_MAX6
+        if len(payload) > most:
+            raise os_error(errno.EMSGSIZE, f"a datagram carries at most {most} bytes")
         self.capability.check("send", "udp", remote, remote_port)
         if not remote_port:
             raise os_error(errno.EINVAL, "port 0 cannot be sent to")
@@ -82,7 +84,7 @@ class UdpEndpoint(Endpoint):
             return 0
         path, next_hop, interface = self._path_to(remote, remote_port)
         overhead = 28 if is_ipv4(remote) else 48
-        if len(payload) + overhead > interface.link.mtu:
+        if len(payload) + overhead > self.stack.path_mtus.mtu(remote, interface.link.mtu, now):
             self.stack.send_udp_fragmented(path, bytes(payload), now)
             return len(payload)
         self._send_bytes += len(payload) + DATAGRAM_OVERHEAD

@@ -190,6 +190,11 @@ class Connection:
             tcb.error = tcb.error or errno.ECONNABORTED
             tcp_input.closed(tcb)
 
+    def fail(self, code: int) -> None:
+        """The link is gone: the connection ends with an error and nothing is sent."""
+        if self.tcb.state is not State.CLOSED:
+            tcp_input.fail(self.tcb, code)
+
     def set_keepalive(self, on: bool, now: float) -> None:
         """SO_KEEPALIVE (3.8.4)."""
         tcb = self.tcb
@@ -246,8 +251,7 @@ class Connection:
         tcb.timed_seq = None
         if tcb.state is State.SYN_SENT or tcb.state is State.SYN_RECEIVED:
             tcb.snd_nxt = tcb.iss
-            # RFC 6298 (5.7) and RFC 5681 3.1: a lost SYN means an initial window of one segment
-            tcb.congestion.cwnd = tcb.mss
+            tcb.congestion.cwnd = tcb.mss  # RFC 5681 3.1: a lost SYN,ACK means an initial window of one segment
             return
         tcb.congestion.on_timeout(tcb.snd_max - tcb.snd_una, now, tcb.retransmissions == 1)
         tcb.recovering = False

@@ -27,6 +27,13 @@ class Listener:
             return False
         return True
 
+    def may_complete(self) -> bool:
+        """False: as many as the backlog allows wait already; the last segment of a handshake is dropped."""
+        if len(self.accepted) >= self.backlog:
+            self.overflows += 1
+            return False
+        return True
+
     def syn_taken(self, connection: Any) -> None:
         self.half_open.add(connection)
 

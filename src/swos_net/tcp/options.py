@@ -57,6 +57,8 @@ def syn_received(tcb: Tcb, option_bytes: bytes, ipv4: bool, now: float) -> None:
     peer = options.mss if options.mss is not None else MSS_DEFAULT[ipv4]
     set_mss(tcb, max(min(peer, tcb.link_mss), MSS_MIN))
     tcb.congestion = make_controller(config.congestion, tcb.mss, config.initial_window_segments)
+    if tcb.retransmissions:
+        tcb.congestion.cwnd = tcb.mss  # RFC 5681 3.1: a SYN was lost
 
 
 def set_mss(tcb: Tcb, size: int) -> None:

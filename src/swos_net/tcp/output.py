@@ -116,6 +116,7 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
     if not tcb.recovering and tcb.duplicate_acks:
         cwnd += min(tcb.duplicate_acks, 2) * mss  # RFC 3042: limited transmit
     limit = snd_una + min(tcb.snd_wnd, cwnd)
+    nagle = tcb.cork or (not tcb.nodelay and tcb.small_until > snd_una)
     while budget > 0:
         seq = tcb.snd_nxt
         remaining = data_end - seq
@@ -136,10 +137,13 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
                 # RFC 9293 3.8.6.2.1: neither full-sized, nor all there is, nor half the window
                 _maybe_persist(tcb, now)
                 return False
-        elif length < mss and seq == tcb.snd_max and not tcb.fin_wanted:
-            # Nagle (3.7.4): a small tail waits while anything is unacknowledged
-            if tcb.cork or (not tcb.nodelay and tcb.snd_max > snd_una):
+        elif nagle and length % mss and seq == tcb.snd_max and not tcb.fin_wanted:
+            # Nagle (3.7.4) as appendix A.3 has it: a small tail waits while another small segment is unacknowledged
+            length -= length % mss
+            if not length:
                 return False
+        if length % mss:
+            tcb.small_until = seq + length
         flags = ACK
         fin = 0
         if length == remaining:

@@ -26,7 +26,7 @@ class Tcb:
         "last_ack_sent", "last_out_of_order", "last_received", "last_send", "link_mss", "max_send_window", "mss", "nodelay",
         "orphan", "out_of_order", "passive", "persist_backoff", "probe_now", "rcv_adv", "rcv_mss", "rcv_mss_max", "rcv_nxt",
         "rcv_wscale", "receive_base", "receive_buffer", "receive_ring", "receive_shut", "recover", "recovering", "replies", "retransmissions",
-        "retransmit_one", "retransmitted_segments", "rtt", "sack_permitted", "send_base", "send_buffer", "send_ring", "snd_max",
+        "retransmit_one", "retransmitted_segments", "rtt", "sack_permitted", "send_base", "send_buffer", "send_ring", "small_until", "snd_max",
         "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "super_segment",
         "timed_seq", "timed_since", "timers", "timestamps", "ts_offset", "ts_recent", "ts_recent_age", "was_full", "window_scaling",
     )  # fmt: skip
@@ -108,6 +108,7 @@ class Tcb:
         self.receive_shut = False
         self.orphan = False
         self.nodelay = False
+        self.small_until = iss  # where the last segment ended that was not full-sized
         self.cork = False
         self.was_full = False
         self.keepalive_on = False

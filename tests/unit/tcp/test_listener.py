@@ -23,6 +23,15 @@ def test_a_full_accept_queue_takes_no_more_syns():
     assert listener.may_take_syn()
 
 
+def test_a_full_accept_queue_completes_no_more_handshakes():
+    listener = Listener(1, 10)
+    listener.syn_taken("a")
+    listener.syn_taken("b")
+    assert listener.may_complete()
+    listener.completed("a")
+    assert not listener.may_complete() and listener.overflows == 1
+
+
 def test_too_many_half_open_connections():
     listener = Listener(2, 3)
     for name in "abc":

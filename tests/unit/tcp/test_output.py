@@ -64,8 +64,8 @@ class TestSegmentation:
         harness.connection.send(bytes(10 * MSS))
         harness.connection.shutdown_send(harness.now)
         recorded = []
-        for _ in range(40):
-            harness.tcb.retransmit_one = harness.tcb.probe_now = harness.tcb.ack_now = True
+        for turn in range(40):
+            harness.tcb.retransmit_one = harness.tcb.probe_now = harness.tcb.ack_now = turn % 8 == 0
             recorded += harness.output(budget)
         assert max(segment.seq + len(segment.data) for segment in recorded) == 10 * MSS + 1
         assert any(segment.flags & FIN for segment in recorded)
@@ -123,6 +123,17 @@ class TestNagle:
         harness.output()
         harness.connection.send(bytes(MSS + 5))
         assert lengths(harness.output()) == [MSS]
+
+    def test_the_end_of_a_long_write_does_not_wait_for_what_is_full_sized(self, tcp):
+        harness = tcp().established()
+        harness.connection.send(bytes(12 * MSS + 5))
+        assert sum(lengths(harness.output())) == 10 * MSS
+        assert sum(lengths(harness.arrives(ACK, 1, 1 + 2 * MSS))) == 2 * MSS + 5
+
+    def test_one_write_from_an_idle_connection_goes_out_with_its_tail(self, tcp):
+        harness = tcp().established()
+        harness.connection.send(bytes(3 * MSS + 5))
+        assert sum(lengths(harness.output())) == 3 * MSS + 5
 
     def test_switched_off(self, tcp):
         harness = tcp().established()
@@ -243,7 +254,7 @@ class TestPersist:
         harness = self.closed_window(tcp)
         (probe,) = harness.passes(1.1)[:1]
         sent = harness.arrives(ACK, 1, 1002, window=2000)
-        assert sent[0].seq == 1002 and sum(lengths(sent)) == 2000
+        assert sent[0].seq == 1002 and lengths(sent) == [MSS]
 
     def test_an_idle_connection_whose_last_byte_went_as_a_probe_lives_on(self, tcp):
         harness = self.closed_window(tcp, queued=1001, data_retries=3)

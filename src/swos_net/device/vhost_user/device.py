@@ -27,11 +27,13 @@ QUEUE_PAIRS_MAX = 128  # M9: a ring index has 8 bits in SET_VRING_KICK
 # T5: messages handled and empty-handed looks at rings made before the caller gets its turn.
 MESSAGES_PER_WAKE = 256
 FRUITLESS_LOOKS = 8
-# Interrupt moderation: a ring through which this much went since it was last empty is bulk, and is looked at again after
-# REST seconds without a kick.  Each kick and each signal costs a guest far more than it costs us, so that without a rest
-# a stack that answers every frame at once slows its guest down.  Requests and answers stay below the threshold.
-BULK_BYTES = 32768
-REST = float(os.environ.get("SWOS_REST", "0.0002"))
+# Interrupt moderation: a ring through which BULK_BYTES went since it was last empty is looked at again after a rest
+# instead of a kick.  Each kick and each signal costs a guest far more than it costs us, so that a stack that answers every
+# frame at once would slow its guest down.  Requests and answers stay below the threshold.  A rest is as long as it takes
+# for about REST_BYTES to gather, within bounds (seconds).
+BULK_BYTES = 16384
+REST_BYTES = 262144
+REST_MIN, REST_MAX = 0.00005, 0.0005
 # Ethernet header and the largest IP packet.
 SUPER_FRAME_MAX = 14 + 65535
 
@@ -78,6 +80,7 @@ class VhostUserDevice:
         self._held_burst = None
         self._transmit_port: RingPort | None = None
         self._bytes_moved = 0  # since a transmit ring last ran empty
+        self._rest = REST_MIN
         self._closed = False
         self._rendezvous: Rendezvous | None = None
         self._poller = select.epoll()
@@ -118,7 +121,9 @@ class VhostUserDevice:
             taken = port.vring.receive(burst, discard=not port.enabled)
             if taken == 0:
                 if self._bytes_moved >= BULK_BYTES:
-                    self._rings.rest(port, REST)
+                    factor = 1.25 if self._bytes_moved < REST_BYTES else 0.8
+                    self._rest = min(max(self._rest * factor, REST_MIN), REST_MAX)
+                    self._rings.rest(port, self._rest)
                 else:
                     self._rings.settle(port)
                 self._bytes_moved = 0

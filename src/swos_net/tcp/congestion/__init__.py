@@ -6,10 +6,13 @@ from swos_net.tcp.congestion.reno import Reno
 CONTROLLERS: dict[str, type[CongestionController]] = {"reno": Reno}
 
 
+def check_controller(name: str) -> None:
+    """ValueError with the known names when there is no such one: when a stack is made, not when a SYN arrives."""
+    if name not in CONTROLLERS:
+        raise ValueError(f"unknown congestion control {name!r}: choose one of {', '.join(CONTROLLERS)}")
+
+
 def make_controller(name: str, mss: int, initial_window_segments: int) -> CongestionController:
-    """KeyError-free: an unknown name is the caller's ValueError with the known ones in its text."""
-    try:
-        controller = CONTROLLERS[name]
-    except KeyError:
-        raise ValueError(f"unknown congestion control {name!r}: choose one of {', '.join(CONTROLLERS)}") from None
-    return controller(mss, initial_window_segments)
+    """See `check_controller`."""
+    check_controller(name)
+    return CONTROLLERS[name](mss, initial_window_segments)
