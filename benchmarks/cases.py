@@ -50,7 +50,7 @@ def run_guest(guest: Guest, command: str, timeout: float) -> str:
 
 
 def bulk(direction: str) -> Callable[[Guest, Peer, float], Values]:
-    """iperf3, one connection; the rate is that of the receiver."""
+    """iperf3, one connection, whole seconds; the rate is that of the receiver."""
 
     def run(guest: Guest, peer: Peer, seconds: float) -> Values:
         reverse = " -R" if direction == TO_GUEST else ""
@@ -59,7 +59,7 @@ def bulk(direction: str) -> Callable[[Guest, Peer, float], Values]:
         # The report is long and the console slow: only the receiver's totals are printed.
         output = run_guest(
             guest,
-            f"iperf3 -c {STACK} -p {peer.ports().iperf3} -t {seconds:g}{reverse} -J >/tmp/report;"
+            f"iperf3 -c {STACK} -p {peer.ports().iperf3} -t {max(1, round(seconds))}{reverse} -J >/tmp/report;"
             " sed -n '/\"sum_received\"/,/}/p;/\"error\"/p' /tmp/report",
             seconds + PATIENCE)
         host, qemu = sum(map(cpu_seconds, pids)) - host, cpu_seconds(guest.process.pid) - qemu
@@ -75,12 +75,12 @@ def bulk(direction: str) -> Callable[[Guest, Peer, float], Values]:
 
 
 def ping(guest: Guest, peer: Peer, seconds: float) -> Values:
-    """ICMP echo, one at a time; nothing where the peer does not answer."""
+    """ICMP echo, one at a time."""
     count = max(20, round(seconds / PING_INTERVAL))
     _status, output = guest.run(f"ping -c {count} -i {PING_INTERVAL} {STACK}", seconds + PATIENCE)
     times = sorted(float(value) * 1e3 for value in re.findall(r" time=([\d.]+) ms", output))
     if len(times) < count * 0.9:
-        return {}
+        raise LabError(f"{len(times)} of {count} pings were answered")
     return {PING_P50: statistics.median(times), PING_P99: percentile(times, 0.99)}
 
 

@@ -196,8 +196,9 @@ class Passt(KernelServers):
     def start_carrier(self) -> None:
         path = self.folder / "passt.sock"
         mode = ["--vhost-user"] if self.vhost_user else []
-        process = self.run("passt", *self.program(), "-f", "-q", "-1", "-4", "--runas", "0:0", "-s", str(path), "-m", str(self.mtu),
-                           "-a", GUEST, "-n", str(PREFIX), "-g", STACK, "--map-host-loopback", STACK, "-t", "none", "-u", "none", *mode)
+        process = self.run(
+            "passt", *self.program(), *mode, "-f", "-q", "-1", "-4", "--runas", "0:0", "-s", str(path), "-m", str(self.mtu),
+            "-a", GUEST, "-n", str(PREFIX), "-g", STACK, "--map-host-loopback", STACK, "-t", "none", "-u", "none")
         process.wait_for(path.exists, "opened its socket")
 
     def network(self) -> Network:

@@ -1,7 +1,6 @@
 """Processes of a benchmark: started with their output in a file, timed, and ended by their own id."""
 
 import atexit
-import os
 import subprocess
 import time
 from collections.abc import Sequence
@@ -21,12 +20,11 @@ def cpu_seconds(pid: int) -> float:
 class Process:
     """One running program; `log` is the file with everything it printed."""
 
-    def __init__(self, command: Sequence[str], log: Path, environment: dict[str, str] | None = None):
+    def __init__(self, command: Sequence[str], log: Path):
         self.command = list(command)
         self.log = log
         with open(log, "wb") as output:
-            self._process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
-                                             env={**os.environ, **(environment or {})})
+            self._process = subprocess.Popen(self.command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
         atexit.register(self.stop)
 
     @property
@@ -42,7 +40,7 @@ class Process:
         deadline = time.monotonic() + timeout
         while not condition():
             if self._process.poll() is not None:
-                raise LabError(f"{self.describe()} ended with status {self._process.returncode} before it {what}: {self.tail()}")
+                raise LabError(f"{self._end()} before it {what}: {self.tail()}")
             if time.monotonic() > deadline:
                 raise LabError(f"{self.describe()} has not {what} after {timeout:.0f} s: {self.tail()}")
             time.sleep(0.02)
@@ -54,10 +52,15 @@ class Process:
     def check(self) -> None:
         """LabError when it has ended on its own."""
         if self._process.poll() is not None:
-            raise LabError(f"{self.describe()} ended with status {self._process.returncode} during the run: {self.tail()}")
+            raise LabError(f"{self._end()} during the run: {self.tail()}")
 
     def describe(self) -> str:
-        return Path(next((word for word in self.command if "/bin/" in word or word.endswith(".py")), self.command[0])).name
+        """The program's name, or its script's."""
+        scripts = [word for word in self.command if word.endswith(".py")]
+        return Path((scripts or self.command)[0]).name
+
+    def _end(self) -> str:
+        return f"{self.describe()} ended with status {self._process.returncode}"
 
     def tail(self) -> str:
         return " | ".join(self.output().strip().splitlines()[-6:]) or "it printed nothing"

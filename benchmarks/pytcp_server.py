@@ -58,7 +58,8 @@ async def serve(port: int, service) -> None:
 async def main() -> None:
     name, address = sys.argv[1:3]
     stack.init()
-    stack.add_interface(**stack.initialize_interface__tap(interface_name=name), ip4_host=Ip4IfAddr(address), ip6_support=False)
+    device = stack.initialize_interface__tap(interface_name=name)
+    stack.add_interface(**device, ip4_host=Ip4IfAddr(address), ip6_support=False)
     await stack.start()
     servers = [asyncio.ensure_future(serve(int(port), service))
                for port, service in zip(sys.argv[3:6], (echo, sink, source))]

@@ -67,8 +67,8 @@ class Results:
             for peer in self.peers():
                 ratio = self.ratio(metric, peer)
                 if ratio is not None:
-                    yield {"case": metric.case, "direction": metric.direction, "unit": metric.unit, "better": metric.better,
-                           "ours": _rounded(self.median(OURS, metric)), "peer": peer,
+                    yield {"case": metric.case, "direction": metric.direction, "unit": metric.unit,
+                           "better": metric.better, "ours": _rounded(self.median(OURS, metric)), "peer": peer,
                            "theirs": _rounded(self.median(peer, metric)), "ratio": _rounded(ratio)}
 
     def write(self, folder: Path) -> Path:
@@ -81,7 +81,8 @@ class Results:
     @staticmethod
     def line(values: Values) -> str:
         """One round of one peer."""
-        return ", ".join(f"{metric.case}{_arrow(metric)} {_shown(value)} {metric.unit}" for metric, value in values.items())
+        return ", ".join(f"{metric.case}{_arrow(metric)} {_shown(value)} {metric.unit}"
+                         for metric, value in values.items())
 
     def table(self) -> str:
         """Medians with the ratio ours / theirs in brackets, then each goal with whether it was reached."""
@@ -95,8 +96,8 @@ class Results:
                 cells.append(cell if name == OURS or ratio is None else f"{cell} ({_shown(ratio)}x)")
             lines.append(cells)
         widths = [max(len(line[column]) for line in lines) for column in range(len(names) + 1)]
-        text = "\n".join("  ".join([line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:],
-                                                                                                     strict=True))])
+        text = "\n".join("  ".join(cell.rjust(width) if column else cell.ljust(width)
+                                   for column, (cell, width) in enumerate(zip(line, widths, strict=True)))
                          for line in lines)
         goals = "\n".join(self.goals())
         return f"{text}\n(in brackets: ours / theirs)\n" + (f"\n{goals}\n" if goals else "")

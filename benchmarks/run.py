@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -49,9 +50,13 @@ def build_image(netload: Path) -> GuestImage:
                        commands=f"ip addr add {GUEST}/{PREFIX} dev eth0", files={"usr/bin/netload": netload})
 
 
-def measure(peer: Peer, image: GuestImage, emulator: Emulator, cases: list[str], seconds: float) -> Values:
-    """Boot one guest on `peer`, run the cases in it and power it off; LabError when anything of it failed."""
+def measure(peer: Peer, image: GuestImage, emulator: Emulator, cases: list[str], seconds: float) -> tuple[Values, int]:
+    """Boot one guest on `peer`, run the cases in it and power it off.
+
+    The values and how many cases gave none; LabError when the guest or a process of the peer failed.
+    """
     values: Values = {}
+    failed = 0
     with peer:
         with peer.surroundings():
             guest = Guest(image, peer.network(), emulator=emulator, cpu=BENCHMARK_CPUS[ARCHITECTURE])
@@ -65,15 +70,16 @@ def measure(peer: Peer, image: GuestImage, emulator: Emulator, cases: list[str],
                     values |= CASES[case](guest, peer, seconds)
                 except LabError as error:
                     say(f"  {peer.label}, {case}: {error}")
+                    failed += 1
                 peer.check()
             guest.power_off()
         finally:
             guest.kill()
-    return values
+    return values, failed
 
 
 def run_rounds(arguments, folder: Path, results: Results) -> int:
-    """Every peer in turn, `rounds` times; how many runs of ours failed."""
+    """Every peer in turn, `rounds` times; how many cases or whole guests of ours failed."""
     netload = build_netload(folder)
     image = build_image(netload)
     emulator = find_emulator(ARCHITECTURE, arguments.qemu)
@@ -91,17 +97,18 @@ def run_rounds(arguments, folder: Path, results: Results) -> int:
             own = folder / f"{kind.name}-{number}"
             own.mkdir()
             try:
-                values = measure(kind(own, netload), image, emulator, arguments.cases, arguments.seconds)
+                values, failed = measure(kind(own, netload), image, emulator, arguments.cases, arguments.seconds)
             except LabError as error:
                 say(f"round {number}, {kind.label}: {error}")
                 failures += kind is Ours
                 continue
+            failures += failed if kind is Ours else 0
             results.add(kind.name, values)
             say(f"round {number}, {kind.label}, {time.monotonic() - begun:.0f} s: {Results.line(values)}")
     return failures
 
 
-def names(known) -> "callable":
+def names(known: Iterable[str]) -> Callable[[str], list[str]]:
     """A parser of "a,b" that accepts names of `known`."""
 
     def parse(text: str) -> list[str]:
@@ -123,7 +130,7 @@ def main() -> int:
     parser.add_argument("--qemu", default="", metavar="SUITE", help="QEMU of this Debian suite (bookworm-backports)")
     parser.add_argument("--no-tap", dest="tap", action="store_false", help="leave the comparison over TAP out")
     parser.add_argument("--profile", default="", metavar="FILE", help="cProfile of our process, of the last round")
-    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for the rows (benchmarks/results)")
+    parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for the rows")
     arguments = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     Ours.profile = os.path.abspath(arguments.profile) if arguments.profile else ""
@@ -137,7 +144,7 @@ def main() -> int:
                 if reason:
                     say(f"left out, {tap_pytcp.LABEL}: {reason}")
                 else:
-                    tap_pytcp.run_rounds(Path(folder), results, arguments.rounds, arguments.seconds, say)
+                    failures += tap_pytcp.run_rounds(Path(folder), results, arguments.rounds, arguments.seconds, say)
     except LabError as error:
         say(f"benchmarks: {error}")
         failures += 1

@@ -79,7 +79,8 @@ async def run(arguments) -> None:
         await stop.wait()
         for server in servers:
             server.close()
-        print({port.device.link: port.device.counters() for port in poller.ports}, flush=True)
+        for port in poller.ports:
+            print(port.device.counters(), flush=True)
 
 
 def main() -> None:

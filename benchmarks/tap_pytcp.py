@@ -47,7 +47,8 @@ def pytcp_python() -> Path:
             result = subprocess.run([str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check",
                                      f"{PEER}=={VERSION}"], capture_output=True, text=True)
             if result.returncode:
-                raise LabError(f"{PEER} {VERSION} could not be installed: {(result.stderr or result.stdout).strip()[-500:]}")
+                output = (result.stderr or result.stdout).strip()[-500:]
+                raise LabError(f"{PEER} {VERSION} could not be installed: {output}")
             (folder / "ready").touch()
     return python
 
@@ -58,7 +59,8 @@ def ours() -> list[str]:
 
 def theirs() -> list[str]:
     # -O: its packet code is full of assertions
-    return [str(pytcp_python()), "-O", str(HERE / "pytcp_server.py"), "tap0", f"{STACK}/24", str(ECHO), str(SINK), str(SOURCE)]
+    ports = map(str, (ECHO, SINK, SOURCE))
+    return [str(pytcp_python()), "-O", str(HERE / "pytcp_server.py"), "tap0", f"{STACK}/24", *ports]
 
 
 def measure(command: list[str], log: Path, client: Path, seconds: float) -> Values:
@@ -90,17 +92,20 @@ def load(namespace: Namespace, client: Path, mode: str, port: int, seconds: floa
     return netload(output.decode())
 
 
-def run_rounds(folder: Path, results: Results, rounds: int, seconds: float, say: Callable[[str], None]) -> None:
-    """Both stacks in turn, `rounds` times; `folder` holds the built netload.  A side that fails is said and left out."""
+def run_rounds(folder: Path, results: Results, rounds: int, seconds: float, say: Callable[[str], None]) -> int:
+    """Both stacks in turn, `rounds` times; how many runs of ours failed.  `folder` holds the built netload."""
+    failures = 0
     for number in range(1, rounds + 1):
         for name, label, command in ((OURS, "swos_net over TAP", ours), (PEER, LABEL, theirs)):
             try:
                 values = measure(command(), folder / f"tap-{name}-{number}.log", folder / "netload", seconds)
             except (LabError, subprocess.TimeoutExpired) as error:
                 say(f"round {number}, {label}: {error}")
+                failures += name == OURS
                 continue
             results.add(name, values)
             say(f"round {number}, {label}: {Results.line(values)}")
+    return failures
 
 
 def main() -> int:
@@ -117,10 +122,10 @@ def main() -> int:
     results = Results()
     with tempfile.TemporaryDirectory(prefix="swos-bench-") as name:
         build_netload(Path(name))
-        run_rounds(Path(name), results, arguments.rounds, arguments.seconds, say)
+        failures = run_rounds(Path(name), results, arguments.rounds, arguments.seconds, say)
     say(results.table())
     say(f"rows: {results.write(arguments.results)}")
-    return 0
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

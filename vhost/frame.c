@@ -455,3 +455,55 @@ int burst_add_bytes(frame_burst *burst, const uint8_t *frame, uint32_t length, f
     burst->pieces[burst->pieces_used] = (frame_piece){.base = frame, .length = length};
     return burst_add(burst, 1, offload, medium);
 }
+
+static void swap_bytes(uint8_t *first, uint8_t *second, size_t length)
+{
+    uint8_t held[16];
+    memcpy(held, first, length);
+    memcpy(first, second, length);
+    memcpy(second, held, length);
+}
+
+static void put16(uint8_t *bytes, uint32_t value)
+{
+    bytes[0] = (uint8_t)(value >> 8);
+    bytes[1] = (uint8_t)value;
+}
+
+uint32_t burst_echo_reply(const frame_burst *burst, uint32_t index, int medium, uint8_t hop_limit, uint8_t *out)
+{
+    if (index >= burst->count)
+        return 0;
+    const frame_record *r = &burst->records[index];
+    int ipv6 = r->ethertype == 0x86dd;
+    uint32_t network = r->network_offset, transport = r->transport_offset;
+    if (r->verdict || r->flags & (FRAME_FRAGMENT | FRAME_UNKNOWN_PROTOCOL) || r->payload_length < 8 || r->frame_length > FRAME_BYTES_MAX ||
+        r->protocol != (ipv6 ? PROTOCOL_ICMPV6 : PROTOCOL_ICMP) || transport != network + (ipv6 ? 40 : 20) ||
+        burst->offloads[index].checksum == CHECKSUM_PARTIAL)
+        return 0;
+    if (burst_copy(burst, index, 0, r->frame_length, out) != r->frame_length)
+        return 0;
+    /* the headers are those that were checked, whatever the sender has made of its memory since */
+    memcpy(out, burst->headers[index], transport);
+    uint8_t *icmp = out + transport;
+    uint8_t request = ipv6 ? 128 : 8, reply = ipv6 ? 129 : 0;
+    if (icmp[0] != request || icmp[1] != 0)
+        return 0;
+    if (medium == MEDIUM_ETHERNET)
+        swap_bytes(out, out + 6, 6);
+    uint8_t *ip = out + network;
+    if (ipv6) {
+        swap_bytes(ip + 8, ip + 24, 16);
+        ip[7] = hop_limit;
+    } else {
+        swap_bytes(ip + 12, ip + 16, 4);
+        ip[8] = hop_limit;
+        put16(ip + 10, 0);
+        put16(ip + 10, checksum_of(ip, 20));
+    }
+    /* RFC 1624 equation 3: only the type changes */
+    uint32_t sum = (uint16_t)~get16(icmp + 2) + (uint16_t)~(uint32_t)(request << 8) + (uint32_t)(reply << 8);
+    icmp[0] = reply;
+    put16(icmp + 2, checksum_finish(sum));
+    return r->frame_length;
+}

@@ -132,3 +132,8 @@ uint32_t burst_to_ring(const frame_burst *burst, uint32_t index, uint32_t offset
 
 /* In-order payload: stores at tail and advances it. */
 uint32_t burst_append_to_ring(const frame_burst *burst, uint32_t index, uint32_t offset, uint32_t length, byte_ring *ring);
+
+/* The answer to an echo request (RFC 792, RFC 4443 4.2), back to the station it came from: a whole frame in `out`, which
+ * has room for FRAME_BYTES_MAX.  Returns its length, or 0 when the frame is no plain request (IP options and fragments
+ * take the long way). */
+uint32_t burst_echo_reply(const frame_burst *burst, uint32_t index, int medium, uint8_t hop_limit, uint8_t *out);

@@ -7,6 +7,7 @@ import pytest
 from swos_net.address import parse_address
 from swos_net.config import StackConfig
 from swos_net.wire import icmpv4, icmpv6, ipv4, ipv6
+from swos_net.wire.checksum import internet_checksum, pseudo_header_sum
 from swos_net.wire.tcp import SYN, TcpHeader
 
 
@@ -43,7 +44,7 @@ def test_echo6(pair, tools, size):
     net.resolve()
     (packet,) = echo(net, tools, 6, bytes(size))
     header = ipv6.parse(packet)
-    assert icmpv6.checksum_valid(packet[40:], header.source, header.destination)
+    assert internet_checksum(packet[40:], pseudo_header_sum(header.source, header.destination, 58, len(packet) - 40)) == 0
     assert (packet[40], packet[44:48], packet[48:]) == (icmpv6.ECHO_REPLY, bytes((0, 7, 0, 9)), bytes(size))
 
 

@@ -136,3 +136,4 @@ def test_a_burst_of_data_survives_a_neighbour_that_is_not_known_yet(pair, tools)
     net.run(lambda: len(server.received) == 10_000, limit=1)
     data = [payload for _, _, payload, _ in net.segments() if payload]
     assert sum(map(len, data)) == 10_000, "something was sent twice"
+    assert client.endpoint.connection.tcb.retransmitted_segments == 0

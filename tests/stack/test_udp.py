@@ -23,8 +23,10 @@ def exchange(net, family, payload, limit=5):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-@pytest.mark.parametrize("size", [0, 1, 1000, 1432, 1472, 1473, 1480, 9000, 65507])
+@pytest.mark.parametrize("size", [0, 1, 1000, 1432, 1472, 1473, 1480, 9000, 65507, 65527])
 def test_a_datagram_arrives_whole(pair, family, size):
+    if family == 4 and size > 65507:
+        pytest.skip("the IPv4 length field ends there")
     net = pair()
     payload = bytes(number * 7 & 255 for number in range(size))
     assert exchange(net, family, payload).payload == payload
@@ -159,6 +161,7 @@ def test_what_cannot_be_sent(pair):
     client = net.client.open_udp()
     for payload, address, port, code in (
         (bytes(65508), net.server_address[4], 53, errno.EMSGSIZE),
+        (bytes(65528), net.server_address[6], 53, errno.EMSGSIZE),
         (b"", net.server_address[4], 0, errno.EINVAL),
         (b"", "192.0.2.1", 53, errno.ENETUNREACH),
     ):

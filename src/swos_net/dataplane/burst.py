@@ -90,6 +90,12 @@ class Burst:
         """Bytes of the checked header copy (at most its first 256)."""
         return ffi.buffer(self.c.headers[index])[start:end]
 
+    def echo_reply(self, index: int, medium: int, hop_limit: int) -> bytes | None:
+        """The frame that answers echo request `index`, or None when it is no plain one."""
+        buffer = ffi.new("uint8_t[]", self.c.records[index].frame_length)
+        length = lib.burst_echo_reply(self.c, index, medium, hop_limit, buffer)
+        return ffi.buffer(buffer)[:] if length else None
+
     def offload(self, index: int) -> tuple[int, int, int]:
         """(checksum state, gso_type, gso_size) as the link gave them."""
         meta = self.c.offloads[index]

@@ -17,6 +17,7 @@ PROTOCOL_ICMP = 1
 PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
 PROTOCOL_ICMPV6 = 58
+ECHO_PROTOCOLS = (PROTOCOL_ICMP, PROTOCOL_ICMPV6)
 ETHERTYPE_ARP = 0x0806
 FRAGMENT = int(FrameFlag.FRAGMENT)
 LINK_GROUP = int(FrameFlag.LINK_BROADCAST | FrameFlag.LINK_MULTICAST)
@@ -72,6 +73,8 @@ class IpInput:
                         continue
                     # TIME-WAIT gave way to a new SYN, which is the listener's
                 reason = self._tcp_without_flow(interface, burst, index, flow, flags, segment, now)
+            elif protocol in ECHO_PROTOCOLS and not flags and self._answer_echo(interface, burst, index, flow):
+                reason = DropReason.NONE
             else:
                 reason = self._other(interface, burst, index, record, now)
             if reason:
@@ -79,6 +82,23 @@ class IpInput:
         for endpoint in touched:
             endpoint.changed(now)
         self.stack.counters["TcpInSegs"] += tcp_segments
+
+    def _answer_echo(self, interface, burst: Burst, index: int, flow: bytes) -> bool:
+        """The short way for an ordinary ping to one of our addresses, straight back to who sent it."""
+        destinations = interface.destinations
+        if destinations.get(flow[:16]) != UNICAST or destinations.get(flow[16:32]) == BROADCAST or not any(flow[28:32]):
+            return False
+        medium = interface.link.medium
+        if medium is Medium.ETHERNET and burst.header(index, 0, 6) != interface.link.address:
+            return False
+        reply = burst.echo_reply(index, medium, self.stack.config.hop_limit)
+        if reply is None or len(reply) > interface.link.mtu + interface.link.link_header:
+            return False
+        counters = self.stack.counters
+        counters["IcmpInMsgs"] += 1
+        counters["IcmpOutEchoReps"] += 1
+        interface.queue_frame(reply)
+        return True
 
     def _for_us(self, interface, burst: Burst, index: int, flags: int) -> bool:
         """Whether the link delivered this frame to us and not to somebody else on it."""
@@ -89,6 +109,9 @@ class IpInput:
     def _tcp_without_flow(self, interface, burst, index, flow, flags, segment, now) -> DropReason:
         if flags & LINK_GROUP or not self._for_us(interface, burst, index, flags):
             return DropReason.NOT_FOR_US
+        return self._new_flow(interface, flow, segment, now)
+
+    def _new_flow(self, interface, flow: bytes, segment: Segment, now: float) -> DropReason:
         if interface.destinations.get(flow[:16]) != UNICAST:
             return DropReason.NOT_FOR_US  # RFC 9293 3.9.2.3: never to a group or broadcast address
         if is_unspecified(flow[16:32]) or interface.destinations.get(flow[16:32]) == BROADCAST:
@@ -202,7 +225,7 @@ class IpInput:
                 endpoint = self.stack.tcp.flows.get(flow)
                 if endpoint is not None:
                     endpoint.deliver(segment, now)
-                elif (reason := self._tcp_without_flow(interface, burst, index, flow, LINK_NONE, segment, now)):
+                elif reason := self._new_flow(interface, flow, segment, now):
                     interface.counters.drop(reason)
             elif protocol == PROTOCOL_UDP:
                 payload = burst.copy(index, record[12], record[14])

@@ -62,8 +62,9 @@ class TcpDemux:
         peer = remote + port_bytes(remote_port)
         if not local_port:
             local_port = self.ports.choose(
-                source, stack.secret, peer, lambda port: flow_key(source, port, remote, remote_port) in self.flows
-            )
+                source, stack.secret, peer,
+                lambda port: self.ports.taken(source, port) or flow_key(source, port, remote, remote_port) in self.flows,
+            )  # fmt: skip
         flow = flow_key(source, local_port, remote, remote_port)
         if flow in self.flows:
             raise os_error(errno.EADDRINUSE, f"a connection from port {local_port} to that peer exists")
@@ -83,7 +84,7 @@ class TcpDemux:
             capability.check("bind", "tcp", address, local_port)
             capability.check("listen", "tcp", address, local_port)
         if not local_port:
-            local_port = self.ports.choose(local, stack.secret, b"listen", lambda port: False)
+            local_port = self.ports.choose(local, stack.secret, b"listen", lambda port: self.ports.any_taken(addresses, port))
         listener = TcpListener(stack, capability, local, local_port, addresses, backlog)
         bound = []
         try:
@@ -156,6 +157,7 @@ class TcpDemux:
         endpoint = self._make(capability, flow, local, local_port, remote, remote_port, interface, next_hop, now, listener)
         listener.queue.syn_taken(endpoint)
         self.stack.counters["TcpPassiveOpens"] += 1
+        endpoint.connection.tcb.may_complete = listener.queue.may_complete
         endpoint.connection.accept_syn(segment, now)
         endpoint.changed(now)
         return DropReason.NONE

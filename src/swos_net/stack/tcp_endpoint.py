@@ -13,7 +13,7 @@ from swos_net.stack.endpoint import Endpoint, Ready
 from swos_net.tcp.connection import Connection
 from swos_net.tcp.events import Event
 from swos_net.tcp.listener import Listener
-from swos_net.tcp.segment import RST, Segment
+from swos_net.tcp.segment import Segment
 from swos_net.tcp.state import State
 
 _READY_OF_EVENT = {
@@ -161,9 +161,6 @@ class TcpEndpoint(Endpoint):
 
     def deliver(self, segment: Segment, now: float) -> None:
         """A segment of this flow."""
-        listener = self.listener
-        if listener is not None and self.connection.state is State.SYN_RECEIVED and not segment.flags & RST and not listener.queue.may_complete():
-            return  # the handshake stays open; our SYN,ACK, sent again, brings the ACK again
         self.connection.segment_arrives(segment, now)
         self.changed(now)
 

@@ -31,7 +31,8 @@ class UdpDemux:
             for address in addresses:
                 capability.check("bind", "udp", address, local_port)
         else:
-            local_port = self.ports.choose(local, stack.random.randbytes(16), b"", lambda port: False)
+            secret = stack.random.randbytes(16)
+            local_port = self.ports.choose(local, secret, b"", lambda port: self.ports.any_taken(addresses, port))
         endpoint = UdpEndpoint(stack, capability, local, local_port, addresses)
         bound = []
         try:

@@ -75,6 +75,7 @@ def _syn_sent(tcb: Tcb, segment: Segment, now: float, ipv4: bool) -> None:
 
 def _become_established(tcb: Tcb, now: float) -> None:
     tcb.state = State.ESTABLISHED
+    tcb.snd_nxt = tcb.snd_max  # our SYN may have been about to go again
     tcb.retransmissions = 0
     tcb.timers.retransmission = None
     if tcb.fin_wanted:
@@ -141,6 +142,8 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
         if not tcb.snd_una < ack <= tcb.snd_max:
             _reply(tcb, ack, 0, RST)
             return
+        if tcb.may_complete is not None and not tcb.may_complete():
+            return  # the handshake stays open; our SYN,ACK, sent again, brings the ACK again
         tcb.snd_wnd = segment.window << tcb.snd_wscale
         tcb.snd_wl1 = seq
         tcb.snd_wl2 = ack

@@ -10,7 +10,7 @@ class Listener:
     Holds the owner's connection objects without looking into them; it makes and sends nothing itself.
     """
 
-    __slots__ = ("accepted", "backlog", "half_open", "half_open_limit", "overflows")
+    __slots__ = ("_completing", "accepted", "backlog", "half_open", "half_open_limit", "overflows")
 
     def __init__(self, backlog: int, half_open_limit: int):
         """`backlog`: complete connections that may wait; `half_open_limit`: SYNs not yet answered by an ACK."""
@@ -19,6 +19,7 @@ class Listener:
         self.half_open: set[Any] = set()
         self.accepted: deque[Any] = deque()
         self.overflows = 0
+        self._completing = 0  # between may_complete and completed
 
     def may_take_syn(self) -> bool:
         """False: drop the SYN silently, the peer sends it again (RFC 9293 leaves it open; Linux and BSD do so)."""
@@ -28,10 +29,11 @@ class Listener:
         return True
 
     def may_complete(self) -> bool:
-        """False: as many as the backlog allows wait already; the last segment of a handshake is dropped."""
-        if len(self.accepted) >= self.backlog:
+        """Whether a handshake may end now, in which case `completed` follows; False when as many as the backlog allows wait."""
+        if len(self.accepted) + self._completing >= self.backlog:
             self.overflows += 1
             return False
+        self._completing += 1
         return True
 
     def syn_taken(self, connection: Any) -> None:
@@ -39,6 +41,7 @@ class Listener:
 
     def completed(self, connection: Any) -> None:
         """The handshake is done; it can be accepted."""
+        self._completing -= 1
         self.half_open.discard(connection)
         self.accepted.append(connection)
 

@@ -4,6 +4,8 @@ Sequence numbers are unbounded integers (seqnum.py).  A byte's place in a ring i
 `send_base` or `receive_base`, the sequence numbers of the first data byte each way.
 """
 
+from collections.abc import Callable
+
 from swos_net.config import TcpConfig
 from swos_net.dataplane.byte_ring import ByteRing
 from swos_net.storage.ranges import RangeSet
@@ -23,7 +25,7 @@ class Tcb:
     __slots__ = (
         "ack_now", "ack_pending", "challenge_credit", "challenge_second", "config", "congestion", "cork", "duplicate_acks",
         "error", "events", "fin_received", "fin_seq", "fin_wanted", "irs", "irs_known", "iss", "keepalive_on", "keepalive_probes",
-        "last_ack_sent", "last_out_of_order", "last_received", "last_send", "link_mss", "max_send_window", "mss", "nodelay",
+        "last_ack_sent", "last_out_of_order", "last_received", "last_send", "link_mss", "max_send_window", "may_complete", "mss", "nodelay",
         "orphan", "out_of_order", "passive", "persist_backoff", "probe_now", "rcv_adv", "rcv_mss", "rcv_mss_max", "rcv_nxt",
         "rcv_wscale", "receive_base", "receive_buffer", "receive_ring", "receive_shut", "recover", "recovering", "replies", "retransmissions",
         "retransmit_one", "retransmitted_segments", "rtt", "sack_permitted", "send_base", "send_buffer", "send_ring", "small_until", "snd_max",
@@ -102,6 +104,7 @@ class Tcb:
 
         # the user's wishes
         self.passive = False
+        self.may_complete: Callable[[], bool] | None = None  # the listener's word on the end of a passive handshake
         self.fin_wanted = False
         self.fin_received = False
         self.fin_seq: int | None = None  # where the peer's stream ends, once known

@@ -115,6 +115,23 @@ class TestSynReceived:
         (answer,) = harness.arrives(SYN, 0, options=PLAIN)
         assert (answer.flags, answer.seq, answer.ack) == (SYN | ACK, 0, 1)
 
+    @pytest.mark.parametrize("active", [False, True])
+    def test_the_ack_overtakes_our_syn_that_was_to_go_again(self, tcp, active):
+        """Both in one burst: nothing is sent in between."""
+        harness = tcp().open() if active else tcp().accepted()
+        if active:
+            harness.now = harness.connection.next_deadline()
+            harness.connection.handle_timeout(harness.now)
+            harness.connection.segment_arrives(harness.segment(SYN | ACK, 0, 1, options=PLAIN), harness.now)
+        else:
+            harness.connection.segment_arrives(harness.segment(SYN, 0, options=PLAIN), harness.now)
+            harness.connection.segment_arrives(harness.segment(ACK, 1, 1), harness.now)
+        assert harness.tcb.state is State.ESTABLISHED
+        harness.connection.send(b"hello")
+        assert b"".join(segment.data for segment in harness.output()) == b"hello"
+        harness.connection.shutdown_send(harness.now)
+        assert harness.output()[-1].seq == 6
+
     def test_a_reset_ends_it(self, tcp):
         harness = tcp().accepted()
         harness.arrives(RST, 1)

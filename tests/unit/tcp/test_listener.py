@@ -8,6 +8,7 @@ def test_a_connection_from_syn_to_accept():
     assert listener.may_take_syn()
     listener.syn_taken("a")
     assert listener.half_open == {"a"} and not listener.accepted
+    assert listener.may_complete()
     listener.completed("a")
     assert not listener.half_open and list(listener.accepted) == ["a"]
 
@@ -16,6 +17,7 @@ def test_a_full_accept_queue_takes_no_more_syns():
     listener = Listener(2, 10)
     for name in "ab":
         listener.syn_taken(name)
+        assert listener.may_complete()
         listener.completed(name)
     assert not listener.may_take_syn()
     assert listener.overflows == 1
@@ -28,8 +30,11 @@ def test_a_full_accept_queue_completes_no_more_handshakes():
     listener.syn_taken("a")
     listener.syn_taken("b")
     assert listener.may_complete()
+    assert not listener.may_complete(), "the place is promised already"
     listener.completed("a")
-    assert not listener.may_complete() and listener.overflows == 1
+    assert not listener.may_complete() and listener.overflows == 2
+    listener.accepted.popleft()
+    assert listener.may_complete()
 
 
 def test_too_many_half_open_connections():
@@ -46,6 +51,7 @@ def test_one_that_is_gone_is_never_accepted():
     listener = Listener(5, 5)
     for name in "ab":
         listener.syn_taken(name)
+    assert listener.may_complete()
     listener.completed("a")
     listener.gone("a")
     listener.gone("b")
