@@ -4,6 +4,11 @@ import socket
 import sys
 
 import pytest
+from hypothesis import settings
+
+# The machines that run this are shared: an example may take long without being wrong.  Every run tries the same ones.
+settings.register_profile("unhurried", deadline=None, derandomize=True)
+settings.load_profile("unhurried")
 
 
 class _SocketGuard:

@@ -43,11 +43,13 @@ class ByteRing:
 
     def write(self, data) -> int:
         """Appends bytes-like data; returns how many bytes fitted."""
-        return lib.byte_ring_write(self.c, ffi.from_buffer(data), len(data))
+        view = ffi.from_buffer(data)
+        return lib.byte_ring_write(self.c, view, len(view))
 
     def store(self, position: int, data) -> int:
         """Puts bytes at a position without making them readable; returns how many lay inside the ring."""
-        return lib.byte_ring_store(self.c, position, ffi.from_buffer(data), len(data))
+        view = ffi.from_buffer(data)
+        return lib.byte_ring_store(self.c, position, view, len(view))
 
     def advance(self, length: int) -> None:
         """Makes `length` stored bytes after tail readable."""

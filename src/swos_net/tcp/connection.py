@@ -63,7 +63,7 @@ class Connection:
         tcb.state = State.SYN_RECEIVED
 
     def send(self, data) -> int:
-        """Queues bytes; returns how many there was room for (0: wait for WRITABLE).
+        """Queues a bytes-like object of single bytes; returns how many there was room for (0: wait for WRITABLE).
 
         BrokenPipeError after the sending side was shut, the connection's own error after it failed.
         """

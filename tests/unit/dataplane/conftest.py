@@ -1,6 +1,8 @@
 """A guest, its memory and one ring of it, as the tests of rings share them."""
 
+import importlib.util
 import os
+from pathlib import Path
 
 import pytest
 
@@ -119,3 +121,13 @@ def setup():
     yield make
     for each in made:
         each.close()
+
+
+@pytest.fixture(scope="session")
+def linux_frames():
+    """Frames of a Linux kernel, by name: those of the wire modules' tests."""
+    path = Path(__file__).parents[1] / "wire" / "conftest.py"
+    spec = importlib.util.spec_from_file_location("wire_frames", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return {name: bytes.fromhex(text) for name, text in module.LINUX_FRAMES.items()}

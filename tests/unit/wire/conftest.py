@@ -1,11 +1,6 @@
 """Frames of a Linux 6.18 kernel on a veth pair: bytes nobody of this project wrote, with the kernel's checksums."""
 
 import pytest
-from hypothesis import settings
-
-# The machines that run this are shared: an example may take long without being wrong.
-settings.register_profile("unhurried", deadline=None)
-settings.load_profile("unhurried")
 
 LINUX_FRAMES = {
     "mld_report6": (

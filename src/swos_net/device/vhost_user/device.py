@@ -33,7 +33,8 @@ FRUITLESS_LOOKS = 8
 # for about REST_BYTES to gather, within bounds (seconds).
 BULK_BYTES = 16384
 REST_BYTES = 262144
-REST_MIN, REST_MAX = 0.00005, 0.0005
+REST_MIN = 0.00005
+REST_MAX = 0.0005
 # Ethernet header and the largest IP packet.
 SUPER_FRAME_MAX = 14 + 65535
 
@@ -47,6 +48,7 @@ class VhostUserDevice:
     `event(name, **details)` is told of: connected, negotiated(features), mtu_set(mtu), ring_started(index),
     ring_stopped(index), ring_broken(index, check), link_up, link_down, guest_moved(address), memory_can_shrink,
     kicked_in_vain(index), warning(text), protocol_error(message, check, text), disconnected(reason).
+    `rest` is how long, in seconds, a ring with bulk data may be left alone before it is looked at again; 0 for never.
 
     OSError when the socket cannot be made.  Not thread-safe; nothing here blocks.
     """
@@ -63,6 +65,7 @@ class VhostUserDevice:
         mtu: int = 1500,
         features_off: Iterable[int] = (),
         event: Callable[..., None] | None = None,
+        rest: float = REST_MAX,
     ):
         if not 1 <= queue_pairs <= QUEUE_PAIRS_MAX:
             raise ValueError(f"a network card has 1 to {QUEUE_PAIRS_MAX} queue pairs, not {queue_pairs}")
@@ -80,7 +83,8 @@ class VhostUserDevice:
         self._held_burst = None
         self._transmit_port: RingPort | None = None
         self._bytes_moved = 0  # since a transmit ring last ran empty
-        self._rest = REST_MIN
+        self._rest = self._rest_min = min(REST_MIN, rest)
+        self._rest_max = rest
         self._closed = False
         self._rendezvous: Rendezvous | None = None
         self._poller = select.epoll()
@@ -120,9 +124,9 @@ class VhostUserDevice:
             busy.rotate(-1)
             taken = port.vring.receive(burst, discard=not port.enabled)
             if taken == 0:
-                if self._bytes_moved >= BULK_BYTES:
+                if self._bytes_moved >= BULK_BYTES and self._rest_max:
                     factor = 1.25 if self._bytes_moved < REST_BYTES else 0.8
-                    self._rest = min(max(self._rest * factor, REST_MIN), REST_MAX)
+                    self._rest = min(max(self._rest * factor, self._rest_min), self._rest_max)
                     self._rings.rest(port, self._rest)
                 else:
                     self._rings.settle(port)

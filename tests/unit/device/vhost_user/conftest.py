@@ -6,7 +6,7 @@ import pytest
 
 from swos_net.dataplane.batch import Batch
 from swos_net.dataplane.burst import Burst
-from swos_net.device.vhost_user.device import VhostUserDevice
+from swos_net.device.vhost_user.device import REST_MAX, VhostUserDevice
 from swos_net.device.vhost_user.features import Feature, mask
 from swos_net.testing.vhost_front_end import VhostGuest
 from swos_net.testing.virtio_driver import GuestRam
@@ -24,6 +24,7 @@ class Bench:
         self.events: list[tuple[str, dict]] = []
         self.path = path
         self.queue_pairs = queue_pairs
+        options.setdefault("rest", 0)  # every frame is told of at once
         self.device = VhostUserDevice(
             path, queue_pairs=queue_pairs, event=lambda name, **details: self.events.append((name, details)), **options
         )
@@ -94,6 +95,14 @@ def bench(tmp_path):
 def wide(tmp_path):
     """The same with two queue pairs."""
     bench = Bench(str(tmp_path / "socket"), queue_pairs=2)
+    yield bench
+    bench.close()
+
+
+@pytest.fixture
+def moderated(tmp_path):
+    """A device as users have it: rings with bulk data rest."""
+    bench = Bench(str(tmp_path / "socket"), rest=REST_MAX)
     yield bench
     bench.close()
 
