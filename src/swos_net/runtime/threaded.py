@@ -64,6 +64,7 @@ class ThreadedRunner:
         with self.lock:
             self.poller.flush(clock.monotonic())
             self._stopping = True
+            self._notify()
         self.wake()
         if self._thread is not None:
             self._thread.join()
@@ -83,19 +84,35 @@ class ThreadedRunner:
 
     @contextlib.contextmanager
     def entered(self) -> Iterator[float]:
-        """The right to call the stack; gives `now`.  Output that appeared inside is sent on the way out."""
+        """The right to call the stack; gives `now`.  Output that appeared inside is sent on the way out.
+
+        ENETDOWN when nobody serves the stack any more.
+        """
         with self.lock:
             if self._failure is not None:
                 raise os_error(errno.ENETDOWN, f"the device of this stack is gone: {self._failure}")
-            now = clock.monotonic()
-            yield now
             if self._stopping:
-                return
-            self.poller.flush(now)
-            deadline = self.poller.next_deadline()
-            asleep = self._sleeping_until
-            if deadline is not None and (asleep is None or deadline < asleep):
-                self.wake()
+                raise os_error(errno.ENETDOWN, "the runner of this stack has been stopped")
+            now = clock.monotonic()
+            try:
+                yield now
+            finally:
+                if not self._stopping:
+                    self._leave(now)
+
+    def _leave(self, now: float) -> None:
+        self.poller.flush(now)
+        if self._thread is not None:
+            self._follow_writability()  # the thread may sleep for long
+        deadline = self.poller.next_deadline()
+        asleep = self._sleeping_until
+        if deadline is not None and (asleep is None or deadline < asleep):
+            self.wake()
+
+    def _notify(self) -> None:
+        """Wakes everybody who waits; what they try next tells them why."""
+        for condition in list(self._conditions):
+            condition.notify_all()
 
     def _run(self) -> None:
         try:
@@ -115,8 +132,7 @@ class ThreadedRunner:
             with self.lock:
                 self._failure = error
                 self.poller.failed(clock.monotonic())
-                for condition in list(self._conditions):
-                    condition.notify_all()
+                self._notify()
 
     def _drain_wake(self) -> None:
         with contextlib.suppress(BlockingIOError):

@@ -222,6 +222,8 @@ class Socket:
     def recv(self, length: int, flags: int = 0) -> bytes:
         if self.type == SOCK_DGRAM:
             return self.recvfrom(length)[0]
+        if not length:
+            return b""
         if flags & stdlib.MSG_PEEK:
             return self._wait(lambda now: self._stream().peek(length))
         return self._wait(lambda now: self._stream().receive(length, now))
@@ -234,6 +236,8 @@ class Socket:
             data = self.recvfrom(len(view))[0]
             view[: len(data)] = data
             return len(data)
+        if not view:
+            return 0
         return self._wait(lambda now: self._stream().receive_into(view, now))
 
     def recvfrom(self, length: int, flags: int = 0) -> tuple[bytes, tuple | None]:
