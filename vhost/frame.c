@@ -84,10 +84,8 @@ uint32_t burst_copy(const frame_burst *burst, uint32_t index, uint32_t offset, u
     return copied;
 }
 
-uint32_t burst_to_ring(const frame_burst *burst, uint32_t index, uint32_t offset, uint32_t length, byte_ring *ring, uint64_t position)
+static uint32_t frame_to_ring(const frame_burst *burst, uint32_t index, uint32_t offset, uint32_t length, byte_ring *ring, uint64_t position)
 {
-    if (index >= burst->count)
-        return 0;
     const frame_piece *piece = burst->pieces + burst->first_piece[index];
     const frame_piece *end = piece + burst->piece_count[index];
     uint32_t stored = 0, walked = 0;
@@ -102,6 +100,31 @@ uint32_t burst_to_ring(const frame_burst *burst, uint32_t index, uint32_t offset
         stored += (uint32_t)byte_ring_store(ring, position + walked, piece->base + offset, part);
         walked += part;
         offset = 0;
+    }
+    return stored;
+}
+
+uint32_t burst_to_ring(const frame_burst *burst, uint32_t index, uint32_t offset, uint32_t length, byte_ring *ring, uint64_t position)
+{
+    if (index >= burst->count)
+        return 0;
+    uint32_t last = index + burst->records[index].run;
+    uint32_t stored = 0, walked = 0;
+    for (; index <= last && index < burst->count && walked < length; index++) {
+        const frame_record *r = &burst->records[index];
+        if (offset >= r->frame_length) {
+            /* nothing of this one: on in the next one's payload */
+            offset -= r->frame_length;
+        } else {
+            uint32_t part = r->frame_length - offset;
+            if (part > length - walked)
+                part = length - walked;
+            stored += frame_to_ring(burst, index, offset, part, ring, position + walked);
+            walked += part;
+            offset = 0;
+        }
+        if (index < last && index + 1 < burst->count)
+            offset += burst->records[index + 1].payload_offset;
     }
     return stored;
 }
@@ -506,4 +529,36 @@ uint32_t burst_echo_reply(const frame_burst *burst, uint32_t index, int medium, 
     icmp[0] = reply;
     put16(icmp + 2, checksum_finish(sum));
     return r->frame_length;
+}
+
+static int continues(const frame_record *head, const frame_record *next, uint32_t end)
+{
+    return next->verdict == FRAME_OK && next->protocol == PROTOCOL_TCP && next->seq == end && next->payload_length &&
+           !(next->flags & FRAME_FRAGMENT) && (next->tcp_flags & (uint8_t)~8) == 16 && next->options == head->options &&
+           next->traffic_class == head->traffic_class && memcmp(head->local, next->local, 36) == 0;
+}
+
+void burst_merge_runs(frame_burst *burst)
+{
+    for (uint32_t i = 0; i + 1 < burst->count; i++) {
+        frame_record *head = &burst->records[i];
+        if (head->verdict || head->protocol != PROTOCOL_TCP || head->flags & FRAME_FRAGMENT || !head->payload_length ||
+            (head->tcp_flags & (uint8_t)~8) != 16 || head->options & (uint8_t)~TCP_HAS_TIMESTAMPS)
+            continue;
+        uint32_t next = i + 1;
+        for (; next < burst->count; next++) {
+            frame_record *r = &burst->records[next];
+            if (!continues(head, r, head->seq + head->payload_length))
+                break;
+            head->payload_length += r->payload_length;
+            head->tcp_flags |= r->tcp_flags;
+            head->ack = r->ack;
+            head->window = r->window;
+            head->ts_val = r->ts_val;
+            head->ts_ecr = r->ts_ecr;
+            r->verdict = FRAME_MERGED;
+        }
+        head->run = (uint16_t)(next - i - 1);
+        i = next - 1;
+    }
 }

@@ -42,6 +42,7 @@
 #define FRAME_HEADERS_TOO_LONG 10
 #define FRAME_BAD_OFFLOAD 11
 #define FRAME_BAD_SOURCE 12
+#define FRAME_MERGED 13 /* not a fault: its payload belongs to an earlier frame's run */
 
 /* frame_record.flags */
 #define FRAME_LINK_BROADCAST 1
@@ -83,6 +84,8 @@ typedef struct {
     uint16_t fragment_offset;  /* bytes, when FRAME_FRAGMENT */
     uint16_t more_fragments;
     uint32_t identification;
+    uint16_t run;              /* frames after this one whose payload continues it (burst_merge_runs) */
+    uint16_t reserved;
 } frame_record;
 
 typedef struct {
@@ -127,7 +130,11 @@ int burst_add_bytes(frame_burst *burst, const uint8_t *frame, uint32_t length, f
 /* Copies bytes of frame `index` from `offset`; returns how many there were. */
 uint32_t burst_copy(const frame_burst *burst, uint32_t index, uint32_t offset, uint32_t length, uint8_t *destination);
 
-/* The same into a ring, at a position (byte_ring_store). */
+/* Joins consecutive segments of one flow that continue each other and say nothing else: the first one's record then
+ * stands for all, with the summed payload and the last acknowledgment, window and timestamps. */
+void burst_merge_runs(frame_burst *burst);
+
+/* The same into a ring, at a position (byte_ring_store); payload goes on through the frames of a run. */
 uint32_t burst_to_ring(const frame_burst *burst, uint32_t index, uint32_t offset, uint32_t length, byte_ring *ring, uint64_t position);
 
 /* In-order payload: stores at tail and advances it. */

@@ -173,6 +173,8 @@ class StreamTransport(_WriteFlowControl, asyncio.Transport):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
         if self._eof_wanted:
             raise RuntimeError("Cannot call write() after write_eof()")
+        if isinstance(data, memoryview) and data.itemsize != 1:
+            data = data.cast("B")
         if not data or self._lost or self._closing and not self._unsent and self._endpoint.connection.tcb.fin_wanted:
             return
         taken = 0
@@ -183,7 +185,8 @@ class StreamTransport(_WriteFlowControl, asyncio.Transport):
                 self._force_close(error)
                 return
         if taken < len(data):
-            rest = memoryview(bytes(memoryview(data)[taken:]))
+            # bytes cannot change under us; anything else is copied
+            rest = memoryview(data if isinstance(data, bytes) else bytes(data))[taken:]
             self._unsent.append(rest)
             self._unsent_bytes += len(rest)
             if self._unsent_bytes > self._high_water:

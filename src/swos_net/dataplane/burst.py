@@ -9,7 +9,7 @@ from swos_net._dataplane import ffi, lib
 FRAMES = lib.BURST_FRAMES
 
 # frame_record, field by field; the flow is local and remote address and port as they lie on the wire
-_RECORD = struct.Struct("=36sHHBBBBBBHHHHHIIIIIIHHI")
+_RECORD = struct.Struct("=36sHHBBBBBBHHHHHIIIIIIHHIH2x")
 assert _RECORD.size == ffi.sizeof("frame_record")
 
 
@@ -29,6 +29,7 @@ class DropReason(IntEnum):
     HEADERS_TOO_LONG = lib.FRAME_HEADERS_TOO_LONG
     BAD_OFFLOAD = lib.FRAME_BAD_OFFLOAD
     BAD_SOURCE = lib.FRAME_BAD_SOURCE
+    MERGED = lib.FRAME_MERGED  # no fault
     NOT_FOR_US = 32
     NO_SOCKET = 33
     NOT_ALLOWED = 34
@@ -74,6 +75,10 @@ class Burst:
     def records(self) -> Iterator[tuple]:
         """One tuple per frame, in the order of `frame_record` (flow first)."""
         return _RECORD.iter_unpack(self._records[: self.c.count * _RECORD.size])
+
+    def merge_runs(self) -> None:
+        """Joins segments of one flow that continue each other: one record then stands for several frames."""
+        lib.burst_merge_runs(self.c)
 
     def add(self, frame, medium: int, *, checksum: int = 0, gso_type: int = 0, gso_size: int = 0) -> bool:
         """Adds one frame from a buffer that is kept alive with the burst; False when the burst is full."""

@@ -95,10 +95,10 @@ class Poller:
         device, batch, interface = port.device, port.batch, port.interface
         for _ in range(BURSTS_PER_POLL):
             if not batch.count:
+                if not interface.has_output:
+                    return False
                 interface.fill(batch, now)
                 if not batch.count:
-                    if not interface.has_output:
-                        return False
                     continue
                 batch.seal()
             if not device.transmit(batch):

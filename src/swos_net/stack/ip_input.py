@@ -21,6 +21,7 @@ ECHO_PROTOCOLS = (PROTOCOL_ICMP, PROTOCOL_ICMPV6)
 ETHERTYPE_ARP = 0x0806
 FRAGMENT = int(FrameFlag.FRAGMENT)
 LINK_GROUP = int(FrameFlag.LINK_BROADCAST | FrameFlag.LINK_MULTICAST)
+MERGED = int(DropReason.MERGED)
 UNKNOWN_PROTOCOL = int(FrameFlag.UNKNOWN_PROTOCOL)
 LOOK_AT_OPTIONS = HAS_SACK | HAS_OTHER_OPTIONS
 QUOTE_BYTES = 1280
@@ -43,15 +44,18 @@ class IpInput:
         counters["InOctets"] += burst.c.bytes
         counters["InBursts"] += 1
         pointer = burst.c
+        if pointer.count > 1:
+            burst.merge_runs()
         tcp_segments = 0
         touched: list = []  # connections that tell their watchers once for the whole burst
         last = None
         for index, record in enumerate(burst.records()):
             (flow, verdict, _ethertype, protocol, _hop_limit, _traffic_class, flags, tcp_flags, options, window, _network,
              transport, payload_offset, _segment_size, payload_length, _frame_length, seq, ack, ts_val, ts_ecr,
-             _fragment_offset, _more, _identification) = record  # fmt: skip
+             _fragment_offset, _more, _identification, _run) = record  # fmt: skip
             if verdict:
-                counters.drop(DropReason(verdict))
+                if verdict != MERGED:
+                    counters.drop(DropReason(verdict))
                 continue
             if protocol == PROTOCOL_TCP and not flags & FRAGMENT:
                 tcp_segments += 1
@@ -121,7 +125,7 @@ class IpInput:
     def _other(self, interface, burst: Burst, index: int, record: tuple, now: float) -> DropReason:
         (flow, _verdict, ethertype, protocol, hop_limit, traffic_class, flags, _tcp_flags, _options, _window, network,
          transport, payload_offset, _segment_size, payload_length, frame_length, _seq, _ack, _ts_val, _ts_ecr,
-         fragment_offset, more_fragments, identification) = record  # fmt: skip
+         fragment_offset, more_fragments, identification, _run) = record  # fmt: skip
         if not self._for_us(interface, burst, index, flags):
             return DropReason.NOT_FOR_US
         if ethertype == ETHERTYPE_ARP:

@@ -19,10 +19,11 @@ def port_bytes(port: int) -> bytes:
 class BoundPorts:
     """(local address, port) to endpoint for one protocol; the unspecified address stands for every one of a family."""
 
-    __slots__ = ("_addresses", "_bound", "_protocol")
+    __slots__ = ("_addresses", "_bound", "_next_ephemeral", "_protocol")
 
     def __init__(self, protocol: str):
         self._protocol = protocol
+        self._next_ephemeral = 0
         self._bound: dict[bytes, object] = {}
         self._addresses: Counter[tuple[int, bool]] = Counter()  # how many of a family are bound at a port
 
@@ -59,8 +60,9 @@ class BoundPorts:
         """An ephemeral port that is not `taken`, unguessable but spread per peer (RFC 6056 3.3.3); EADDRNOTAVAIL when none is left."""
         size = EPHEMERAL_LAST - EPHEMERAL_FIRST + 1
         offset = port_offset(secret, address + peer)
-        for attempt in range(size):
-            port = EPHEMERAL_FIRST + (offset + attempt) % size
+        for _ in range(size):
+            port = EPHEMERAL_FIRST + (offset + self._next_ephemeral) % size
+            self._next_ephemeral += 1
             if not taken(port):
                 return port
         raise os_error(errno.EADDRNOTAVAIL, f"every ephemeral {self._protocol} port is in use")

@@ -83,21 +83,22 @@ class Wire:
         number = self.sent
         self.sent += 1
         dropped = conditions.drop is not None and conditions.drop(frame.data, number)
-        # a draw for every frame, so that a script that drops one does not change the luck of the others
+        # as many draws for every frame, so that a script that drops one does not change the luck of the others
         lost = random.random() < conditions.loss
         duplicated = random.random() < conditions.duplicate
+        late = random.random() < conditions.reorder, random.random() < conditions.reorder
         if dropped or lost:
             self.lost += 1
             self._observed(now, frame, "lost")
             return
         self._observed(now, frame, "duplicated" if duplicated else "")
         self.duplicated += duplicated
-        for _ in range(1 + duplicated):
+        for copy in range(1 + duplicated):
             at = now
             if conditions.bandwidth is not None:
                 at = self._idle_at = max(now, self._idle_at) + len(frame.data) * 8 / conditions.bandwidth
             at += conditions.delay
-            if random.random() < conditions.reorder:
+            if late[copy]:
                 self.reordered += 1
                 at += conditions.reorder_delay
             self._schedule(at, self.device, frame)

@@ -378,7 +378,9 @@ def test_F3_descriptors_that_change_while_they_are_read(direction):
     sound = broken = 0
     frame = bytes(range(256)) * 8
     try:
-        for _ in range(600):
+        for turn in range(20_000):
+            if turn >= 600 and sound and broken:
+                break  # a busy machine may give the other thread its turn late
             queue.used_index = 0
             ring.stop()
             ring.start(memory, size, features, *queue.addresses, 0)
