@@ -67,10 +67,15 @@ def advertised_window(tcb: Tcb) -> int:
     return max(tcb.rcv_adv - tcb.rcv_nxt, 0)
 
 
-def _emit(tcb: Tcb, now: float, sink: SegmentSink, seq: int, flags: int, length: int = 0) -> None:
+def _acknowledgment(tcb: Tcb, now: float) -> tuple[int, bytes]:
+    """(window field, options): what an ACK says of the receiving side, the same for every segment of one turn."""
+    return min(advertised_window(tcb) >> tcb.rcv_wscale, 65535), segment_options(tcb, now)
+
+
+def _emit(tcb: Tcb, now: float, sink: SegmentSink, seq: int, flags: int, length: int = 0,
+          acknowledgment: tuple[int, bytes] | None = None) -> None:  # fmt: skip
     """One segment of an established connection, with everything an ACK carries."""
-    window = min(advertised_window(tcb) >> tcb.rcv_wscale, 65535)
-    options = segment_options(tcb, now)
+    window, options = acknowledgment or _acknowledgment(tcb, now)
     if length:
         # RFC 6691: what SACK blocks take comes off the payload
         size = tcb.mss + (TIMESTAMPS_LENGTH if tcb.timestamps else 0) - len(options)
@@ -116,6 +121,7 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
     if not tcb.recovering and tcb.duplicate_acks:
         cwnd += min(tcb.duplicate_acks, 2) * mss  # RFC 3042: limited transmit
     limit = snd_una + min(tcb.snd_wnd, cwnd)
+    acknowledgment = None
     nagle = tcb.cork or (not tcb.nodelay and tcb.small_until > snd_una)
     while budget > 0:
         seq = tcb.snd_nxt
@@ -152,7 +158,9 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
                 flags |= FIN
                 fin = 1
         _sent(tcb, now, seq, length + fin)
-        _emit(tcb, now, sink, seq, flags, length)
+        if acknowledgment is None:
+            acknowledgment = _acknowledgment(tcb, now)
+        _emit(tcb, now, sink, seq, flags, length, acknowledgment)
         budget -= 1
     return tcb.snd_nxt < data_end or (tcb.fin_wanted and tcb.snd_nxt == data_end)
 

@@ -36,11 +36,10 @@ from swos_net.testing.clock import FakeClock
 from swos_net.testing.link import LinkConditions, SimulatedDevice, SimulatedFrame, Wire
 from swos_net.wire.pretty import describe_frame
 
-EVENTS_PER_INSTANT = 20_000  # more without time passing: two hosts answer each other for ever
-
-
 class Network:
     """Hosts, links and the one clock they share."""
+
+    events_per_instant = 20_000  # more without time passing: two hosts answer each other for ever
 
     def __init__(self, seed: int = 0, *, trace: Callable[[str], None] | None = None):
         """`trace` gets a line of text for every frame sent: pass `print` to see what goes on."""
@@ -99,7 +98,7 @@ class Network:
             if following is None or following > give_up:
                 raise TimeoutError(f"not there after {self.now:g} s: {self._situation(following)}")
             events = 0 if self.clock.autojump(following) else events + 1
-            if events > EVENTS_PER_INSTANT:
+            if events > self.events_per_instant:
                 raise RuntimeError(f"at {self.now:g} s nothing but more frames comes of frames: {self._situation(following)}")
             self._deliver()
 

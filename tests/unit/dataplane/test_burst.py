@@ -249,13 +249,13 @@ def frames(draw):
     return ethernet.emit(header, packet) + bytes(draw(st.sampled_from([0, 0, 6, 46]))), Medium.ETHERNET
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(frames())
 def test_a_true_frame_says_the_same_to_both(given_):
     assert compare(*given_) is not False
 
 
-@settings(max_examples=500)
+@settings(max_examples=300)
 @given(frames(), st.randoms(use_true_random=False), st.booleans())
 def test_a_changed_frame_says_the_same_to_both(given_, generator, mend):
     frame, medium = given_
@@ -280,7 +280,7 @@ def mended(frame, at):
     return frame
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.binary(max_size=120), st.sampled_from([0x45, 0x46, 0x60, 0x4F, 0x65, 0]), st.sampled_from(list(Medium)),
        st.sampled_from([b"\x08\x00", b"\x86\xdd", b"\x08\x06", b"\x12\x34"]))  # fmt: skip
 def test_random_bytes_say_the_same_to_both(data, first, medium, ethertype):

@@ -95,6 +95,7 @@ def test_until_a_time_is_that_time_and_a_result_is_handed_back():
 
 def test_frames_that_go_to_and_fro_without_time_are_noticed():
     network, client, server = two_hosts(delay=0.0)
+    network.events_per_instant = 1000
     server.open_udp(7).watch(lambda mask: None)
     one, other = client.open_udp(7), server.stack.udp.find(bytes(10) + b"\xff\xff\x0a\0\0\2", b"\0\7", b"", 0)
 

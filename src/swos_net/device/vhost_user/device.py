@@ -186,8 +186,8 @@ class VhostUserDevice:
             events = select.EPOLLIN if self._connection is not None else 0
         if events:
             self._serve(events)
+            self._update_link()
         self._rings.kicked(ready)
-        self._update_link()
         self._set_awake(self._rings.work_unseen)
 
     def counters(self) -> dict[str, int]:
