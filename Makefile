@@ -1,6 +1,7 @@
 # make demo [GUEST=x86_64]   boot a guest, serve its network card, fetch files over IPv4 and IPv6
 # make test                  everything: unit, property, interoperation and guest tests
 # make bench                 the benchmarks, with the peers where they can be had
+# make sanitize              the tests of the data plane and the devices against an ASan and UBSan build
 # make lint                  import layers, C warnings as errors
 # Each sets the machine up first and says what it installs: Python packages go into .venv, system packages through apt.
 
@@ -10,9 +11,11 @@ GUEST ?= aarch64
 JOBS ?= 2
 PYTEST_ARGS ?=
 
+SANITIZED_TESTS ?= tests/unit/dataplane tests/unit/device tests/guest/test_qtest.py
+
 SETUP = $(PYTHON) examples/lab/setup_host.py --venv $(VENV)
 
-.PHONY: demo test bench lint clean
+.PHONY: demo test bench lint sanitize clean
 
 demo:
 	$(PYTHON) examples/demo.py --guest $(GUEST)
@@ -30,6 +33,17 @@ lint:
 	$(SETUP) --for test
 	$(VENV)/bin/lint-imports
 	$(CC) -std=c11 -D_GNU_SOURCE -O2 -Wall -Wextra -Werror -fsyntax-only vhost/*.c
+
+# Built apart, so that no object of the ordinary build is taken for a sanitized one.
+SANITIZED = build/sanitized
+sanitize:
+	$(SETUP) --for test
+	rm -rf $(SANITIZED) && mkdir -p $(SANITIZED)
+	cp -r src vhost setup.py setup.cfg pyproject.toml README.md $(SANITIZED)/
+	rm -f $(SANITIZED)/src/swos_net/_dataplane*
+	cd $(SANITIZED) && SWOS_NET_SANITIZE=1 SWOS_NET_WARNINGS_AS_ERRORS=1 $(abspath $(VENV))/bin/python setup.py -q build_ext --inplace
+	PYTHONPATH=$(SANITIZED)/src LD_PRELOAD="$$($(CC) -print-file-name=libasan.so)" ASAN_OPTIONS=detect_leaks=0:abort_on_error=1 \
+	  UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 $(VENV)/bin/python -m pytest -q $(SANITIZED_TESTS)
 
 # Fetched guests stay in the cache folder (~/.cache/swos_net/lab or $$SWOS_NET_CACHE).
 clean:

@@ -66,9 +66,14 @@ def find_emulator(architecture: str, suite: str = "") -> Emulator:
     return Emulator(architecture, command, _version(command, environment), environment)
 
 
+def environment_for(emulator_environment: dict[str, str]) -> dict[str, str]:
+    """What QEMU runs with: ours, without libraries that a sanitizer build has preloaded into us alone."""
+    return {name: value for name, value in os.environ.items() if name != "LD_PRELOAD"} | emulator_environment
+
+
 def _version(command: tuple[str, ...], environment: dict[str, str]) -> tuple[int, ...]:
     text = subprocess.run(
-        [*command, "--version"], capture_output=True, text=True, env={**os.environ, **environment}
+        [*command, "--version"], capture_output=True, text=True, env=environment_for(environment)
     ).stdout
     match = re.search(r"version (\d+)\.(\d+)\.(\d+)", text)
     if not match:
@@ -333,7 +338,7 @@ class Guest:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, **self.emulator.environment},
+                env=environment_for(self.emulator.environment),
                 pass_fds=(self._initramfs,),
             )
         except BaseException:

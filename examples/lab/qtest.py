@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lab.packages import LabError
-from lab.qemu import DEFAULT_MAC, Emulator, Network, describe_exit, find_emulator, machine_arguments, network_arguments
+from lab.qemu import DEFAULT_MAC, Emulator, Network, describe_exit, environment_for, find_emulator, machine_arguments, network_arguments
 
 RAM = 0x40000000
 PROGRAM = RAM + 0x800000  # the start of RAM holds QEMU's device tree
@@ -167,7 +167,7 @@ class QtestMachine:
                     stdin=subprocess.DEVNULL,
                     stdout=self._log,
                     stderr=self._log,
-                    env={**os.environ, **self.emulator.environment},
+                    env=environment_for(self.emulator.environment),
                 )
                 atexit.register(self.close)
                 self.qtest = QtestConnection(self._accept(listener, deadline))

@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from swos_net.config import StackConfig, TcpConfig
+from swos_net.ip.fragmentation import fragment
 from swos_net.tcp.state import State
 from swos_net.wire.tcp import ACK, RST, SYN, TcpHeader, parse_options
 
@@ -75,6 +76,25 @@ def test_what_belongs_to_no_connection_is_reset_but_never_a_reset(pair, tools, f
         else:
             occupied = 4 + bool(flags & SYN)
             assert (reset.flags, reset.seq, reset.ack) == (RST | ACK, 0, 1000 + occupied)
+
+
+@pytest.mark.parametrize("source, destination", [
+    ("10.0.0.255", "10.0.0.2"), ("255.255.255.255", "10.0.0.2"), ("0.0.0.0", "10.0.0.2"), ("::", "2001:db8::2"),
+    ("10.0.0.1", "10.0.0.255"), ("10.0.0.1", "224.0.0.1"), ("2001:db8::1", "ff02::1"),
+])  # fmt: skip
+@pytest.mark.parametrize("port", [80, 81])
+def test_a_syn_from_or_to_many_is_ignored(pair, tools, source, destination, port):
+    """RFC 9293 3.9.2.3"""
+    net = pair()
+    net.server.listen(80)
+    net.resolve()
+    packet = tools.tcp_packet(source, destination, TcpHeader(7777, port, 1000, 0, SYN, 100))
+    net.link.inject(tools.framed(packet, net.server.interface.link.address), net.server)
+    parts = tools.tcp_packet(source, destination, TcpHeader(7777, port, 1000, 0, SYN, 100), bytes(2000))
+    for part in fragment(parts, 1400, 7):
+        net.link.inject(tools.framed(part, net.server.interface.link.address), net.server)
+    net.rest(0.1)
+    assert net.frames == [] and not net.server.stack.tcp.flows
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -98,6 +98,22 @@ def test_errors_are_limited(pair, tools):
     assert len(net.frames) == 5
 
 
+def test_an_error_longer_than_the_link_or_path_raises_nothing(pair, tools):
+    """It must not be fragmented; a peer that says its path is tiny still gets it, one on a tiny link does not."""
+    net = pair(mtu=400)
+    net.resolve()
+    packet = tools.udp_packet(net.client_address[4], net.server_address[4], 1, 9, bytes(372))
+    net.link.inject(tools.framed(packet, net.server.interface.link.address), net.server)
+    net.rest(0.1)
+    assert net.frames == [] and net.server.stack.counters["IpFragFails"] == 1
+    net = pair()
+    net.resolve()
+    net.server.stack.path_mtus.update(parse_address(net.client_address[4]), 100, net.now)
+    net.link.inject(tools.framed(packet, net.server.interface.link.address), net.server)
+    net.rest(0.1)
+    assert len(net.frames) == 1
+
+
 def unreachable(net, code, quoted):
     source = parse_address("10.0.0.50")
     message = icmpv4.emit(icmpv4.unreachable(code, quoted))

@@ -46,10 +46,11 @@ class StackRunner:
         self._run()
 
     def stop(self) -> None:
-        """Sends what is ready, then closes the devices; idempotent."""
+        """Sends what is ready, ends what is still open with ENETDOWN and closes the devices; idempotent."""
         if self._stopped or self.loop is None:
             return
         self.poller.flush(self.loop.time())
+        self.poller.failed(self.loop.time())
         self._close()
 
     def _close(self) -> None:

@@ -90,7 +90,6 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
     flags = segment.flags
     rcv_nxt = tcb.rcv_nxt
     seq = unwrap(segment.seq, rcv_nxt)
-
     length = segment.length
 
     # RFC 7323 5.3 R1: PAWS comes before the window check
@@ -98,17 +97,18 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
     if stamped and newer_timestamp(tcb.ts_recent, segment.ts_val) and not flags & RST and now - tcb.ts_recent_age < PAWS_IDLE:
         _refuse(tcb, length or flags & FIN, now)
         return
-    if tcb.state is State.TIME_WAIT and flags & (SYN | ACK | RST) == SYN:
-        # RFC 9293 3.6.1 (MAY-2), RFC 6191 2: beyond the old stream, or later by its timestamp, it opens a new connection
-        if seq > rcv_nxt or (stamped and segment.ts_val != tcb.ts_recent):
-            tcb.state = State.CLOSED
-            tcb.timers.cancel_all()
-            tcb.events.append(Event.REOPEN)
-            return
-    if tcb.state is State.SYN_RECEIVED and flags & (SYN | ACK | RST | FIN) == SYN | ACK and seq == tcb.irs and not length:
-        # 3.5, figure 8, line 6: the peer's SYN of a simultaneous open again; what is new is its ACK
-        flags = ACK
-        seq += 1
+    if flags & SYN:
+        if tcb.state is State.TIME_WAIT and not flags & (ACK | RST):
+            # RFC 9293 3.6.1 (MAY-2), RFC 6191 2: beyond the old stream, or later by its timestamp, it opens a new connection
+            if seq > rcv_nxt or (stamped and segment.ts_val != tcb.ts_recent):
+                tcb.state = State.CLOSED
+                tcb.timers.cancel_all()
+                tcb.events.append(Event.REOPEN)
+                return
+        elif tcb.state is State.SYN_RECEIVED and flags & (ACK | RST | FIN) == ACK and seq == tcb.irs and not length:
+            # 3.5, figure 8, line 6: the peer's SYN of a simultaneous open again; what is new is its ACK
+            flags = ACK
+            seq += 1
 
     # first, check sequence number
     occupied = length + (1 if flags & FIN else 0) + (1 if flags & SYN else 0)

@@ -85,6 +85,18 @@ async def test_stopping_sends_what_is_ready_and_closes_the_device():
     other.close()
 
 
+async def test_nobody_waits_for_a_stack_that_has_been_stopped(net, recorder):
+    client, _ = await net.connected()
+    waiting = asyncio.ensure_future(net.client.create_connection(recorder, "10.0.0.99", 80, capability=net.root))
+    await asyncio.sleep(0.01)
+    net.client.stop()
+    error = await asyncio.wait_for(client.lost, 5)
+    assert error.errno == errno.ENETDOWN
+    with pytest.raises(OSError) as caught:
+        await asyncio.wait_for(waiting, 5)
+    assert caught.value.errno == errno.ENETDOWN
+
+
 async def test_a_device_that_fails_ends_every_connection(net, recorder):
     reported = []
     asyncio.get_running_loop().set_exception_handler(lambda loop, context: reported.append(context))

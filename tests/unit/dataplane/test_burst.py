@@ -363,6 +363,69 @@ def test_both_payloads_fill_a_ring_alike(data, draws):
     assert contents[0][2] == b"head" + data[skip : skip + length]
 
 
+def stream(parts, *, seq=1000, start=0, stamps=None, **header):
+    """Frames of one flow that carry `parts` one after the other."""
+    source, destination = MAPPED + b"\x0a\0\0\x01", MAPPED + b"\x0a\0\0\x02"
+    frames = []
+    for index, part in enumerate(parts):
+        options = tcp.emit_options(tcp.TcpOptions(ts_val=stamps, ts_ecr=7)) if stamps else b""
+        fields = dict(flags=16, window=500 + index, ack=1 + index) | header
+        raw = tcp.emit(tcp.TcpHeader(1, 2, (seq + start) & 0xFFFFFFFF, fields["ack"], fields["flags"], fields["window"], options), part,
+                       source, destination)  # fmt: skip
+        frames.append(ipv4.emit(ipv4.Ipv4Header(source, destination, 6), raw))
+        start += len(part)
+    return frames
+
+
+def merged(frames):
+    """(burst, records) after joining runs."""
+    burst = Burst(arena=False)
+    for frame in frames:
+        assert burst.add(frame, Medium.IP)
+    burst.merge_runs()
+    return burst, [dict(zip(FIELDS, record)) for record in burst.records()]
+
+
+@settings(max_examples=150)
+@given(st.lists(st.binary(min_size=1, max_size=400), min_size=1, max_size=20), st.booleans(), st.data())
+def test_a_run_of_segments_is_one_segment(parts, stamped, draws):
+    data = b"".join(parts)
+    burst, records = merged(stream(parts, seq=0xFFFFFF00, stamps=99 if stamped else None))
+    head = records[0]
+    assert [record["verdict"] for record in records] == [0] + [DropReason.MERGED] * (len(parts) - 1)
+    assert (head["seq"], head["payload_length"]) == (0xFFFFFF00, len(data))
+    assert (head["ack"], head["window"]) == (len(parts), 499 + len(parts)), "what the last one says"
+    skip = draws.draw(st.integers(0, len(data)))
+    length = draws.draw(st.integers(0, len(data) - skip))
+    payload = FramePayload(burst.c, 0, head["payload_offset"], len(data))
+    ring = ByteRing(16384)
+    assert payload.append_to(ring, skip, length) == length
+    assert payload.store_in(ring, ring.tail + 5, skip, length) == length
+    ring.advance(length + 5)
+    assert ring.read(length) == data[skip : skip + length]
+    ring.consume(5)
+    assert ring.read(length) == data[skip : skip + length]
+
+
+@pytest.mark.parametrize("second", [
+    dict(start=101), dict(start=99), dict(flags=17), dict(flags=16 | 4), dict(flags=16 | 32), dict(flags=16 | 2), dict(stamps=5), dict(parts=[b""]),
+], ids=repr)  # fmt: skip
+def test_what_does_not_simply_go_on_stays_apart(second):
+    arguments = dict(parts=[bytes(10)], start=100) | second
+    _, records = merged(stream([bytes(100)]) + stream(**arguments))
+    assert [record["verdict"] for record in records] == [0, 0]
+    assert records[0]["payload_length"] == 100
+
+
+def test_runs_of_several_flows_and_bad_frames_between_them():
+    first, second = stream([bytes(10)] * 3), stream([bytes(20)] * 2, seq=5)
+    other = [frame[:12] + frame[16:20] + frame[12:16] + frame[20:] for frame in second]  # the addresses swapped: sums stay
+    broken = bytes([first[2][0] ^ 0x10]) + first[2][1:]
+    _, records = merged(first[:2] + other + [broken] + first[2:])
+    lengths = [record["payload_length"] for record in records if not record["verdict"]]
+    assert lengths == [20, 40, 10]
+
+
 def test_a_burst_keeps_what_it_points_into():
     burst = Burst(arena=False)
     generator = random.Random(1)

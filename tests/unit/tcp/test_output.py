@@ -75,7 +75,7 @@ class TestSegmentation:
         harness.connection.send(b"x")
         harness.output()
         harness.connection.shutdown_send(harness.now)
-        harness.tcb.replies.append((1, 1, RST))
+        harness.tcb.retransmit_one = True
 
         class Sink:
             def add_tcp(self, *arguments, **keywords):

@@ -1,6 +1,7 @@
 """The table of transitions, and every state against every kind of segment."""
 
 import itertools
+import random
 
 import pytest
 
@@ -112,3 +113,64 @@ def test_a_connection_left_alone_always_ends(tcp):
             harness.connection.close(harness.now)
         harness.passes(3600)
         assert harness.tcb.state is State.CLOSED, state.name
+
+
+def near(generator, values):
+    """Mostly a number that means something, give or take one."""
+    return generator.choice(values) + generator.choice((0, 0, 0, 0, -1, 1, generator.randrange(-5000, 5000)))
+
+
+@pytest.mark.parametrize("seed", range(60))
+def test_random_walks_break_nothing_and_end(tcp, seed):
+    """Segments, calls and time in any order, several segments before the next output: the invariants hold throughout."""
+    generator = random.Random(seed)
+    steps = 0
+    while steps < 400:
+        rich = generator.random() < 0.5
+        harness = tcp(timestamps=rich, window_scaling=rich, sack=rich, receive_buffer=generator.choice((4096, 65536)), send_buffer=8192,
+                      data_retries=5, link_mss=generator.choice((100, 1460)))  # fmt: skip
+        reach(harness, generator.choice((State.ESTABLISHED, *STATES[1:])), RICH if rich else PLAIN)
+        stamp = 10
+        for _ in range(100):
+            steps += 1
+            stamp = step(harness, generator, rich, stamp)
+            harness.check()
+            if harness.tcb.state is State.CLOSED:
+                break
+        harness.output()
+        harness.connection.close(harness.now)
+        harness.passes(20_000)
+        assert harness.tcb.state is State.CLOSED
+
+
+def step(harness, generator, rich, stamp):
+    connection, tcb = harness.connection, harness.tcb
+    action = generator.random()
+    if action < 0.6:
+        rcv, irs, iss = tcb.rcv_nxt, tcb.irs, tcb.iss
+        seq = near(generator, (0, rcv - irs, rcv - irs, tcb.rcv_adv - irs, rcv - irs + 100)) if tcb.irs_known else 0
+        ack = near(generator, (tcb.snd_una - iss, tcb.snd_max - iss, tcb.snd_max - iss, tcb.snd_nxt - iss, 1))
+        flags = generator.choice((ACK, ACK, ACK, ACK | PSH))
+        if generator.random() < 0.1:
+            flags = generator.choice((ACK | FIN, SYN, SYN | ACK, 0, RST))
+        data = bytes(generator.choice((0, 0, 1, 100, 1460)))
+        window = generator.choice((0, 1, 100, 5000, 65535))
+        stamp += generator.choice((0, 0, 1, 5))
+        given = TcpOptions(mss=1460 if flags & SYN else None, ts_val=stamp - (generator.random() < 0.1), ts_ecr=0) if rich else None
+        connection.segment_arrives(harness.segment(flags, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, data, window, given), harness.now)
+    elif action < 0.72:
+        harness.output(generator.choice((1, 2, 64)))
+    elif action < 0.8:
+        harness.passes(generator.choice((0.01, 0.1, 1.0, 30.0)))
+    elif action < 0.9 and not tcb.fin_wanted and tcb.state is not State.TIME_WAIT:
+        connection.send(bytes(generator.choice((1, 50, 5000))))
+    elif action < 0.98:
+        connection.receive(generator.choice((1, 100, 10_000)))
+    else:
+        generator.choice((
+            lambda: connection.shutdown_send(harness.now) if tcb.state > State.SYN_SENT else None,
+            connection.shutdown_receive,
+            lambda: connection.set_keepalive(generator.random() < 0.5, harness.now),
+            lambda: connection.path_mtu_changed(generator.choice((50, 500, 1400))),
+        ))()  # fmt: skip
+    return stamp

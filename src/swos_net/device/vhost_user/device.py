@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import replace
 
 from swos_net.dataplane.batch import link_limits
+from swos_net.dataplane.burst import FRAMES
 from swos_net.device.options import plain_ethernet
 from swos_net.device.unix_socket import Rendezvous
 from swos_net.device.vhost_user.connection import Connection, close_fds
@@ -122,9 +123,12 @@ class VhostUserDevice:
             port = busy[0]
             # Fair between rings: this one is last next time.
             busy.rotate(-1)
-            taken = port.vring.receive(burst, discard=not port.enabled)
+            bulk = self._rest_max and self._bytes_moved >= BULK_BYTES
+            # a guest that sends bulk adds a frame while the last burst is worked on: better several of them after a rest
+            taken = 0 if bulk and port.dry else port.vring.receive(burst, discard=not port.enabled)
+            port.dry = 0 < taken < FRAMES
             if taken == 0:
-                if self._bytes_moved >= BULK_BYTES and self._rest_max:
+                if bulk:
                     factor = 1.25 if self._bytes_moved < REST_BYTES else 0.8
                     self._rest = min(max(self._rest * factor, self._rest_min), self._rest_max)
                     self._rings.rest(port, self._rest)
