@@ -1,4 +1,4 @@
-"""What holds for every test: the kernel's own Internet sockets are not used, so that a test that passes passed on ours."""
+"""For every test: the kernel's own Internet sockets are not used, so that a test that passes passed on ours."""
 
 import socket
 import sys

@@ -54,7 +54,9 @@ class Pair:
 
     def segments(self, start=0):
         """(time, TcpHeader, payload, fate) of the TCP segments sent."""
-        return [(now, *parsed, fate) for now, frame, fate in self.frames[start:] if (parsed := parse_tcp(frame)) is not None]
+        return [
+            (now, *parsed, fate) for now, frame, fate in self.frames[start:] if (parsed := parse_tcp(frame)) is not None
+        ]
 
 
 def parse_tcp(frame):
@@ -87,7 +89,9 @@ def tcp_packet(source, destination, header, payload=b""):
 
 def udp_packet(source, destination, source_port, destination_port, payload=b""):
     source, destination = parse_address(source), parse_address(destination)
-    return ip_packet(source, destination, 17, udp.emit(udp.UdpHeader(source_port, destination_port), payload, source, destination))
+    return ip_packet(
+        source, destination, 17, udp.emit(udp.UdpHeader(source_port, destination_port), payload, source, destination)
+    )
 
 
 def ip_packet(source, destination, protocol, payload):
@@ -103,7 +107,9 @@ def framed(packet, destination, source=b"\x02\x00\x00\x00\x00\x99"):
 
 
 class Tools:
-    parse_tcp, tcp_packet, udp_packet, ip_packet, framed = map(staticmethod, (parse_tcp, tcp_packet, udp_packet, ip_packet, framed))
+    parse_tcp, tcp_packet, udp_packet, ip_packet, framed = map(
+        staticmethod, (parse_tcp, tcp_packet, udp_packet, ip_packet, framed)
+    )
 
 
 @pytest.fixture

@@ -108,10 +108,10 @@ def test_time_wait_gives_way_to_a_new_syn_of_the_same_flow(pair):
         for count in range(1, 6):
             started = net.now
             client = net.client.connect(net.server_address[4], 80, local_port=4000)
-            net.run(lambda: client.ended)
+            net.run(lambda client=client: client.ended)
             assert client.received == b"hello" and net.now - started < 0.5
             client.close()
-            net.run(lambda: client.closed)
+            net.run(lambda client=client: client.closed)
             assert acceptor.streams[-1].state is State.TIME_WAIT and len(acceptor.streams) == count
             net.rest(2.0)
 

@@ -1,7 +1,7 @@
 """Whatever arrives, nothing is raised, nothing grows without bound, and those who behave are still served.
 
-True frames of all kinds are changed in random places; half of them get right checksums again (or claim that somebody has
-checked them, as a guest may), so that what is behind the checks is reached too.
+True frames of all kinds are changed in random places; half of them get right checksums again (or claim that somebody
+has checked them, as a guest may), so that what is behind the checks is reached too.
 """
 
 import ipaddress
@@ -21,8 +21,13 @@ from swos_net.testing.network import Network
 from swos_net.wire import icmpv4, icmpv6, ipv4, ipv6
 from swos_net.wire.checksum import internet_checksum, pseudo_header_sum
 
-CONFIG = StackConfig(half_open_limit=50, max_connections=500, udp_receive_buffer=50_000, neighbor=NeighborConfig(cache_size=64),
-                     reassembly=ReassemblyConfig(datagrams=16, bytes=200_000))  # fmt: skip
+CONFIG = StackConfig(
+    half_open_limit=50,
+    max_connections=500,
+    udp_receive_buffer=50_000,
+    neighbor=NeighborConfig(cache_size=64),
+    reassembly=ReassemblyConfig(datagrams=16, bytes=200_000),
+)
 CHECKED = 2
 
 
@@ -68,7 +73,9 @@ def corpus(medium):
         for kind in range(6):
             if family == 4:
                 quoted = ipv4.emit(ipv4.Ipv4Header(destination, source, 6 if kind else 17), ours[20:60])
-                message = icmpv4.emit(icmpv4.Icmpv4Message([3, 3, 8, 11, 12, 5][kind], [4, 1, 0, 1, 0, 0][kind], 1300, quoted))
+                message = icmpv4.emit(
+                    icmpv4.Icmpv4Message([3, 3, 8, 11, 12, 5][kind], [4, 1, 0, 1, 0, 0][kind], 1300, quoted)
+                )
                 packet = ipv4.emit(ipv4.Ipv4Header(source, destination, 1), message)
             else:
                 quoted = ipv6.emit(ipv6.Ipv6Header(destination, source, 6 if kind else 17), ours[40:80])
@@ -76,8 +83,13 @@ def corpus(medium):
                 packet = ipv6.emit(ipv6.Ipv6Header(source, destination, 58), icmpv6.emit(message, source, destination))
             frames.append(sample[family][:header] + packet)
         if family == 6:
-            for chain in (b"\x3c\x00" + bytes(6) + b"\x06\x00" + bytes(6), b"\x2c\x00" + bytes(6) + b"\x11\x00\x00\x01" + bytes(4)):
-                packet = ipv6.emit(ipv6.Ipv6Header(source, destination, 0 if chain[0] == 0x3C else 60), chain + ours[40:])
+            for chain in (
+                b"\x3c\x00" + bytes(6) + b"\x06\x00" + bytes(6),
+                b"\x2c\x00" + bytes(6) + b"\x11\x00\x00\x01" + bytes(4),
+            ):
+                packet = ipv6.emit(
+                    ipv6.Ipv6Header(source, destination, 0 if chain[0] == 0x3C else 60), chain + ours[40:]
+                )
                 frames.append(sample[6][:header] + packet)
     return frames
 
@@ -150,7 +162,9 @@ def test_mutated_frames(medium, seed):
         for _ in range(50):
             frame = mutated(generator, frames, header)[:65000]
             checksum = generator.choice((0, 0, CHECKED))
-            device.arrived.append(SimulatedFrame(frame, checksum, generator.choice((0, 0, 0, 0, 1, 4)), generator.choice((0, 100, 1448))))
+            device.arrived.append(
+                SimulatedFrame(frame, checksum, generator.choice((0, 0, 0, 0, 1, 4)), generator.choice((0, 100, 1448)))
+            )
         network.run(network.now + generator.choice((0.01, 0.01, 1.0, 70.0 if round_ % 20 == 19 else 0.1)))
         bounded(host)
     network.run(network.now + 400.0)
@@ -185,7 +199,12 @@ def test_random_bytes(medium):
             if data and generator.random() < 0.8:
                 at = 14 if medium is Medium.ETHERNET and len(data) > 14 else 0
                 if at:
-                    data = host.interface.link.address + data[6:12] + generator.choice((b"\x08\x00", b"\x86\xdd", b"\x08\x06")) + data[14:]
+                    data = (
+                        host.interface.link.address
+                        + data[6:12]
+                        + generator.choice((b"\x08\x00", b"\x86\xdd", b"\x08\x06"))
+                        + data[14:]
+                    )
                 data = data[:at] + bytes([generator.choice((0x45, 0x46, 0x60, 0x4F))]) + data[at + 1 :]
             burst.add(data, medium, checksum=CHECKED)
         host.stack.receive_burst(host.interface, burst, network.now)

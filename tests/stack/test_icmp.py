@@ -21,7 +21,9 @@ def echo(net, tools, family, data, destination=None, source=None):
         message = icmpv6.Icmpv6Message(icmpv6.ECHO_REQUEST, 0, 7 << 16 | 9, data)
         packet = ipv6.emit(ipv6.Ipv6Header(source, target, 58), icmpv6.emit(message, source, target))
     start = len(net.frames)
-    net.link.inject(tools.framed(packet, net.server.interface.link.address, net.client.interface.link.address), net.server)
+    net.link.inject(
+        tools.framed(packet, net.server.interface.link.address, net.client.interface.link.address), net.server
+    )
     net.rest(0.5)
     return [frame[14:] for _, frame, _ in net.frames[start:]]
 
@@ -34,8 +36,16 @@ def test_echo4(pair, tools, size):
     (packet,) = echo(net, tools, 4, data[:size])
     header = ipv4.parse(packet)
     message = icmpv4.parse(packet[20:])
-    assert (header.source, header.destination) == (parse_address(net.server_address[4]), parse_address(net.client_address[4]))
-    assert (message.type, message.identifier, message.sequence, message.payload) == (icmpv4.ECHO_REPLY, 7, 9, data[:size])
+    assert (header.source, header.destination) == (
+        parse_address(net.server_address[4]),
+        parse_address(net.client_address[4]),
+    )
+    assert (message.type, message.identifier, message.sequence, message.payload) == (
+        icmpv4.ECHO_REPLY,
+        7,
+        9,
+        data[:size],
+    )
 
 
 @pytest.mark.parametrize("size", [0, 1, 56, 1000])
@@ -44,7 +54,9 @@ def test_echo6(pair, tools, size):
     net.resolve()
     (packet,) = echo(net, tools, 6, bytes(size))
     header = ipv6.parse(packet)
-    assert internet_checksum(packet[40:], pseudo_header_sum(header.source, header.destination, 58, len(packet) - 40)) == 0
+    assert (
+        internet_checksum(packet[40:], pseudo_header_sum(header.source, header.destination, 58, len(packet) - 40)) == 0
+    )
     assert (packet[40], packet[44:48], packet[48:]) == (icmpv6.ECHO_REPLY, bytes((0, 7, 0, 9)), bytes(size))
 
 
@@ -76,7 +88,9 @@ def test_all_nodes_are_echoed_from_a_real_address(pair, tools):
 def test_an_unknown_protocol_is_reported(pair, tools, family):
     net = pair()
     net.resolve()
-    packet = tools.ip_packet(parse_address(net.client_address[family]), parse_address(net.server_address[family]), 253, b"experiment")
+    packet = tools.ip_packet(
+        parse_address(net.client_address[family]), parse_address(net.server_address[family]), 253, b"experiment"
+    )
     net.link.inject(tools.framed(packet, net.server.interface.link.address), net.server)
     net.rest(0.5)
     ((_, frame, _),) = net.frames
@@ -85,7 +99,11 @@ def test_an_unknown_protocol_is_reported(pair, tools, family):
         assert (answer[20], answer[21]) == (icmpv4.DESTINATION_UNREACHABLE, icmpv4.PROTOCOL_UNREACHABLE)
         assert answer[28 : 28 + len(packet)] == packet
     else:
-        assert (answer[40], answer[41], answer[44:48]) == (icmpv6.PARAMETER_PROBLEM, 1, bytes((0, 0, 0, 6)))  # points at Next Header
+        assert (answer[40], answer[41], answer[44:48]) == (
+            icmpv6.PARAMETER_PROBLEM,
+            1,
+            bytes((0, 0, 0, 6)),
+        )  # points at Next Header
 
 
 def test_errors_are_limited(pair, tools):
@@ -120,7 +138,10 @@ def unreachable(net, code, quoted):
     return ipv4.emit(ipv4.Ipv4Header(source, parse_address(net.client_address[4]), 1), message)
 
 
-@pytest.mark.parametrize("code, expected", [(0, errno.ENETUNREACH), (1, errno.EHOSTUNREACH), (3, errno.ECONNREFUSED), (13, errno.EHOSTUNREACH)])
+@pytest.mark.parametrize(
+    "code, expected",
+    [(0, errno.ENETUNREACH), (1, errno.EHOSTUNREACH), (3, errno.ECONNREFUSED), (13, errno.EHOSTUNREACH)],
+)
 def test_an_error_ends_an_opening_connection(pair, tools, code, expected):
     net = pair()
     net.resolve()

@@ -9,12 +9,14 @@ from swos_net.wire.arp import ArpPacket
 
 
 def arp_packets(net):
-    return [arp.parse(frame[14:]) for _, frame, _ in net.frames if ethernet.parse(frame).ethertype == ethernet.ETHERTYPE_ARP]
+    return [
+        arp.parse(frame[14:]) for _, frame, _ in net.frames if ethernet.parse(frame).ethertype == ethernet.ETHERTYPE_ARP
+    ]
 
 
 def solicitations(net):
-    return [frame for _, frame, _ in net.frames if ethernet.parse(frame).ethertype == ethernet.ETHERTYPE_IPV6 and frame[20] == 58
-            and frame[54] == 135]  # fmt: skip
+    ipv6_frames = [frame for _, frame, _ in net.frames if ethernet.parse(frame).ethertype == ethernet.ETHERTYPE_IPV6]
+    return [frame for frame in ipv6_frames if frame[20] == 58 and frame[54] == 135]
 
 
 def test_one_question_one_answer(pair):
@@ -69,7 +71,11 @@ def test_a_neighbour_that_moved_is_followed(pair, tools):
     client, server = net.open(4)
     net.rest(10.0)
     new = b"\x02\x00\x00\x00\x00\x77"
-    packet = arp.emit(ArpPacket(arp.REQUEST, new, parse_address(net.server_address[4]), bytes(6), parse_address(net.server_address[4])))
+    packet = arp.emit(
+        ArpPacket(
+            arp.REQUEST, new, parse_address(net.server_address[4]), bytes(6), parse_address(net.server_address[4])
+        )
+    )
     frame = ethernet.emit(ethernet.EthernetHeader(b"\xff" * 6, new, ethernet.ETHERTYPE_ARP), packet)
     net.link.inject(frame, net.client)
     net.rest(0.1)

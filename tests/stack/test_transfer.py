@@ -46,8 +46,8 @@ def test_over_a_link_without_link_addresses():
 
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("conditions", [
-    dict(loss=0.05, delay=0.1), dict(loss=0.2), dict(reorder=0.2), dict(duplicate=0.3), dict(loss=0.03, reorder=0.1, duplicate=0.1),
-    dict(bandwidth=1e6, delay=0.05, loss=0.01),
+    dict(loss=0.05, delay=0.1), dict(loss=0.2), dict(reorder=0.2), dict(duplicate=0.3),
+    dict(loss=0.03, reorder=0.1, duplicate=0.1), dict(bandwidth=1e6, delay=0.05, loss=0.01),
 ], ids=lambda conditions: "-".join(conditions))  # fmt: skip
 def test_everything_arrives_over_a_bad_line(pair, conditions, seed):
     net = pair(seed, **conditions)
@@ -167,7 +167,9 @@ def test_a_smaller_path_is_found_out(pair, tools, family, names_mtu):
             error = ipv4.emit(ipv4.Ipv4Header(source, header.source, 1), message)
         else:
             header = ipv6.parse(packet)
-            message = icmpv6.emit(icmpv6.Icmpv6Message(icmpv6.PACKET_TOO_BIG, 0, 1300, packet[:1000]), header.destination, header.source)
+            message = icmpv6.emit(
+                icmpv6.Icmpv6Message(icmpv6.PACKET_TOO_BIG, 0, 1300, packet[:1000]), header.destination, header.source
+            )
             error = ipv6.emit(ipv6.Ipv6Header(header.destination, header.source, 58), message)
         errors.append(error)
         net.link.inject(tools.framed(error, net.client.interface.link.address), net.client)
@@ -199,7 +201,9 @@ def test_a_neighbour_that_is_forgotten_in_the_middle_costs_nothing(pair):
     client, server = net.open()
     client.send(bytes(200_000))
     net.rest(0.03)
-    address = next(entry.address for entry in net.client.interface.neighbors.entries() if entry.address == server.endpoint.local)
+    address = next(
+        entry.address for entry in net.client.interface.neighbors.entries() if entry.address == server.endpoint.local
+    )
     net.client.interface.neighbors.forget(address)
     net.run(lambda: len(server.received) == 200_000, limit=5)
     assert client.endpoint.connection.tcb.retransmissions == 0

@@ -195,7 +195,9 @@ def test_a_smaller_path_makes_smaller_fragments(pair, tools, family):
             error = ipv4.emit(ipv4.Ipv4Header(header.destination, header.source, 1), message)
         else:
             header = ipv6.parse(packet)
-            message = icmpv6.emit(icmpv6.Icmpv6Message(icmpv6.PACKET_TOO_BIG, 0, 1300, packet[:1000]), header.destination, header.source)
+            message = icmpv6.emit(
+                icmpv6.Icmpv6Message(icmpv6.PACKET_TOO_BIG, 0, 1300, packet[:1000]), header.destination, header.source
+            )
             error = ipv6.emit(ipv6.Ipv6Header(header.destination, header.source, 58), message)
         net.link.inject(tools.framed(error, net.client.interface.link.address), net.client)
         return True
@@ -213,8 +215,8 @@ def test_a_source_that_is_nobody_is_not_answered(pair, tools):
     net.resolve()
     server = net.server.open_udp(5353)
     mac = net.server.interface.link.address
-    for source, destination in (("::", net.server_address[6]), ("0.0.0.0", net.server_address[4]), ("10.0.0.255", net.server_address[4]),
-                                ("255.255.255.255", net.server_address[4])):  # fmt: skip
+    for source in ("::", "0.0.0.0", "10.0.0.255", "255.255.255.255"):
+        destination = net.server_address[6 if source == "::" else 4]
         for port in (5353, 5354):
             net.link.inject(tools.framed(tools.udp_packet(source, destination, 1, port, b"x"), mac), net.server)
     net.rest(1.0)

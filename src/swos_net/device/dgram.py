@@ -14,7 +14,7 @@ from swos_net.dataplane.batch import link_limits
 from swos_net.dataplane.fd_link import PACKETS, FdLink
 from swos_net.device.options import plain_ethernet
 from swos_net.device.unix_socket import BoundSocket, checked_path
-from swos_net.device.vhost_user.timer import timer_open, timer_set
+from swos_net.dataplane.timer import timer_open, timer_set
 from swos_net.link import Medium
 
 log = logging.getLogger(__name__)

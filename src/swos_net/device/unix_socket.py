@@ -11,7 +11,7 @@ import select
 import socket
 import stat
 
-from swos_net.device.vhost_user.timer import timer_open, timer_set
+from swos_net.dataplane.timer import timer_open, timer_set
 from swos_net.errors import os_error
 
 log = logging.getLogger(__name__)

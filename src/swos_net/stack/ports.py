@@ -39,7 +39,8 @@ class BoundPorts:
         suffix = port_bytes(port)
         if is_unspecified(address):
             return self._addresses[port, is_ipv4(address)] > 0
-        return address + suffix in self._bound or (UNSPECIFIED4 if is_ipv4(address) else UNSPECIFIED6) + suffix in self._bound
+        wildcard = UNSPECIFIED4 if is_ipv4(address) else UNSPECIFIED6
+        return address + suffix in self._bound or wildcard + suffix in self._bound
 
     def any_taken(self, addresses: Iterable[bytes], port: int) -> bool:
         return any(self.taken(address, port) for address in addresses)
@@ -57,7 +58,10 @@ class BoundPorts:
         return self._bound.get(address + port) or self._bound.get(wildcard + port)
 
     def choose(self, address: bytes, secret: bytes, peer: bytes, taken: Callable[[int], bool]) -> int:
-        """An ephemeral port that is not `taken`, unguessable but spread per peer (RFC 6056 3.3.3); EADDRNOTAVAIL when none is left."""
+        """An ephemeral port that is not `taken`, unguessable but spread per peer (RFC 6056 3.3.3).
+
+        EADDRNOTAVAIL when none is left.
+        """
         size = EPHEMERAL_LAST - EPHEMERAL_FIRST + 1
         offset = port_offset(secret, address + peer)
         for _ in range(size):

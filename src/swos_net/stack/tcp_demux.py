@@ -84,7 +84,8 @@ class TcpDemux:
             capability.check("bind", "tcp", address, local_port)
             capability.check("listen", "tcp", address, local_port)
         if not local_port:
-            local_port = self.ports.choose(local, stack.secret, b"listen", lambda port: self.ports.any_taken(addresses, port))
+            taken = self.ports.any_taken
+            local_port = self.ports.choose(local, stack.secret, b"listen", lambda port: taken(addresses, port))
         listener = TcpListener(stack, capability, local, local_port, addresses, backlog)
         bound = []
         try:

@@ -94,12 +94,13 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
 
     # RFC 7323 5.3 R1: PAWS comes before the window check
     stamped = tcb.timestamps and segment.options_present & HAS_TIMESTAMPS
-    if stamped and newer_timestamp(tcb.ts_recent, segment.ts_val) and not flags & RST and now - tcb.ts_recent_age < PAWS_IDLE:
-        _refuse(tcb, length or flags & FIN, now)
-        return
+    if stamped and newer_timestamp(tcb.ts_recent, segment.ts_val) and not flags & RST:
+        if now - tcb.ts_recent_age < PAWS_IDLE:
+            _refuse(tcb, length or flags & FIN, now)
+            return
     if flags & SYN:
         if tcb.state is State.TIME_WAIT and not flags & (ACK | RST):
-            # RFC 9293 3.6.1 (MAY-2), RFC 6191 2: beyond the old stream, or later by its timestamp, it opens a new connection
+            # RFC 9293 3.6.1 (MAY-2), RFC 6191 2: beyond the old stream, or later by its timestamp, it opens anew
             if seq > rcv_nxt or (stamped and segment.ts_val != tcb.ts_recent):
                 tcb.state = State.CLOSED
                 tcb.timers.cancel_all()
@@ -190,8 +191,8 @@ def _unacceptable(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
 
 
 def _refuse(tcb: Tcb, occupied: int, now: float) -> None:
-    """Answers a segment that was not acceptable: one that may be a retransmission always, a mere ACK within limits, or two
-    ends that disagree would answer each other for ever (RFC 5961 7)."""
+    """Answers a segment that was not acceptable: one that may be a retransmission always, a mere ACK within limits, or
+    two ends that disagree would answer each other for ever (RFC 5961 7)."""
     if occupied:
         tcb.ack_now = True
     else:
@@ -258,7 +259,7 @@ def _process_ack(tcb: Tcb, segment: Segment, seq: int, ack: int, now: float) -> 
         if window > tcb.max_send_window:
             tcb.max_send_window = window
     if tcb.timers.persist is not None and not tcb.orphan:
-        # RFC 9293 3.8.6.1: a peer that answers probes may keep its window shut for ever, as long as the user does not mind
+        # RFC 9293 3.8.6.1: a peer that answers probes may keep its window shut for ever, while the user does not mind
         tcb.retransmissions = 0
 
 

@@ -29,7 +29,7 @@ class Listener:
         return True
 
     def may_complete(self) -> bool:
-        """Whether a handshake may end now, in which case `completed` follows; False when as many as the backlog allows wait."""
+        """Whether a handshake may end now: then `completed` follows.  False while as many wait as the backlog allows."""
         if len(self.accepted) + self._completing >= self.backlog:
             self.overflows += 1
             return False

@@ -50,8 +50,8 @@ def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bo
 
 
 def acceptable_seq(tcb: Tcb) -> int:
-    """The sequence number of a segment without text: after everything sent, but not beyond the peer's window, or the peer
-    would not look at it (RFC 9293 3.10.7.4, first)."""
+    """The sequence number of a segment without text: after everything sent, but not beyond the peer's window, or the
+    peer would not look at it (RFC 9293 3.10.7.4, first)."""
     edge = tcb.snd_una + tcb.snd_wnd
     # a scaled window is rounded down, which may take back what was sent into the last one
     if tcb.snd_max <= edge or (tcb.snd_wnd and tcb.snd_max - edge < 1 << tcb.snd_wscale):
@@ -198,8 +198,8 @@ def _retransmit_first(tcb: Tcb, now: float, sink: SegmentSink) -> int:
 
 
 def _maybe_persist(tcb: Tcb, now: float) -> None:
-    """Without a retransmission timer nobody else would ever ask again (RFC 9293 3.8.6.1).  Data may be in flight all the
-    same: its timer has expired, and the peer has shrunk its window."""
+    """Without a retransmission timer nobody else would ever ask again (RFC 9293 3.8.6.1).  Data may be in flight all
+    the same: its timer has expired, and the peer has shrunk its window."""
     if tcb.timers.retransmission is None and tcb.timers.persist is None:
         tcb.timers.persist = now + min(tcb.rtt.rto * (1 << min(tcb.persist_backoff, 10)), tcb.config.persist_max)
 

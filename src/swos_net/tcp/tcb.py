@@ -63,7 +63,7 @@ class Tcb:
 
         self.link_mss = link_mss
         self.mss = link_mss  # payload bytes per segment we send, options taken off
-        self.rcv_mss = min(link_mss, MSS_DEFAULT[True])  # largest we saw arrive; what "full-sized" means for delayed ACKs
+        self.rcv_mss = min(link_mss, MSS_DEFAULT[True])  # largest seen to arrive: "full-sized" for delayed ACKs
         self.rcv_mss_max = link_mss  # of one segment: a super-segment is longer
         self.super_segment = super_segment
         self.send_buffer = config.send_buffer
@@ -121,7 +121,7 @@ class Tcb:
 
     @property
     def data_end(self) -> int:
-        """Sequence number after the last byte the user queued (a FIN would have this one), until our FIN is acknowledged."""
+        """Sequence number after the last byte queued (a FIN would have this one), until our FIN is acknowledged."""
         return self.send_base + (self.send_ring.tail if self.send_ring is not None else 0)
 
     @property

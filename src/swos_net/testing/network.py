@@ -36,6 +36,7 @@ from swos_net.testing.clock import FakeClock
 from swos_net.testing.link import LinkConditions, SimulatedDevice, SimulatedFrame, Wire
 from swos_net.wire.pretty import describe_frame
 
+
 class Network:
     """Hosts, links and the one clock they share."""
 
@@ -99,7 +100,9 @@ class Network:
                 raise TimeoutError(f"not there after {self.now:g} s: {self._situation(following)}")
             events = 0 if self.clock.autojump(following) else events + 1
             if events > self.events_per_instant:
-                raise RuntimeError(f"at {self.now:g} s nothing but more frames comes of frames: {self._situation(following)}")
+                raise RuntimeError(
+                    f"at {self.now:g} s nothing but more frames comes of frames: {self._situation(following)}"
+                )
             self._deliver()
 
     def _settle(self) -> None:
@@ -157,7 +160,7 @@ class Link:
             self.wires.append(device.wire)
         if network._trace is not None:
             for wire, names in zip(self.wires, ((first.name, second.name), (second.name, first.name))):
-                wire.observers.append(_tracer(network._trace, "%s > %s" % names, medium))
+                wire.observers.append(_tracer(network._trace, " > ".join(names), medium))
 
     def change(self, **conditions: Any) -> None:
         """Replaces conditions of both directions from now on."""
@@ -186,7 +189,9 @@ class Host:
     `stack` and `poller` are the real ones: what is not offered here is done with them, with `network.now` as `now`.
     """
 
-    def __init__(self, network: Network, name: str, addresses: Iterable[str], gateways: Iterable[str], config: StackConfig | None):
+    def __init__(
+        self, network: Network, name: str, addresses: Iterable[str], gateways: Iterable[str], config: StackConfig | None
+    ):
         self.network = network
         self.name = name
         self.stack = Stack(config, random=Random(f"{network.seed} host {name}"), name=name)
@@ -208,7 +213,9 @@ class Host:
                backlog: int = 128, capability: Capability | None = None) -> "Acceptor":  # fmt: skip
         """Accepts every connection to `port`, for both families without an `address`; `accept` is called with each."""
         local = UNSPECIFIED6 if address is None else parse_address(address)
-        listener = self.stack.tcp_listen(capability or self.stack.root, local, port, backlog, dual_stack=address is None)
+        listener = self.stack.tcp_listen(
+            capability or self.stack.root, local, port, backlog, dual_stack=address is None
+        )
         return Acceptor(self.network, listener, accept)
 
     def connect(self, address: str, port: int, *, local_address: str | None = None, local_port: int = 0,
@@ -219,7 +226,9 @@ class Host:
                                           local=local, local_port=local_port)  # fmt: skip
         return Stream(self.network, endpoint)
 
-    def open_udp(self, port: int = 0, *, address: str | None = None, capability: Capability | None = None) -> UdpEndpoint:
+    def open_udp(
+        self, port: int = 0, *, address: str | None = None, capability: Capability | None = None
+    ) -> UdpEndpoint:
         """A UDP endpoint, for both families without an `address`."""
         local = UNSPECIFIED6 if address is None else parse_address(address)
         return self.stack.udp_open(capability or self.stack.root, local, port, dual_stack=address is None)
@@ -275,7 +284,7 @@ class Acceptor:
 
 
 class Stream:
-    """One TCP connection as a test uses it: whatever arrives is in `received`, whatever is sent goes when there is room.
+    """One TCP connection as a test uses it: what arrives is in `received`, what is sent goes when there is room.
 
     `endpoint` is the real one.  `error` is the errno with which the connection failed, 0 as long as it did not.
     """
@@ -292,7 +301,8 @@ class Stream:
         self._ready(endpoint.ready())
 
     def __repr__(self) -> str:
-        return f"<Stream {self.endpoint.local_port} > {self.endpoint.remote_port} {self.state.name} {len(self.received)} bytes>"
+        ports = f"{self.endpoint.local_port} > {self.endpoint.remote_port}"
+        return f"<Stream {ports} {self.state.name} {len(self.received)} bytes>"
 
     @property
     def state(self) -> State:

@@ -18,7 +18,9 @@ async def arrived(made, count=1):
 
 async def test_one_listener_for_both_families(net, recorder):
     made = []
-    server = await net.server.create_server(lambda: made.append(recorder()) or made[-1], None, 80, capability=net.server_root)
+    server = await net.server.create_server(
+        lambda: made.append(recorder()) or made[-1], None, 80, capability=net.server_root
+    )
     assert server.is_serving() and server.sockname[1] == 80 and server.get_loop() is asyncio.get_running_loop()
     for address in (net.address, net.address6):
         client = await connect(net, recorder, address=address)
@@ -32,7 +34,9 @@ async def test_one_listener_for_both_families(net, recorder):
 
 async def test_closing_ends_accepting_but_no_connection(net, recorder):
     made = []
-    server = await net.server.create_server(lambda: made.append(recorder()) or made[-1], net.address, 80, capability=net.server_root)
+    server = await net.server.create_server(
+        lambda: made.append(recorder()) or made[-1], net.address, 80, capability=net.server_root
+    )
     client = await connect(net, recorder)
     await arrived(made)
     server.close()

@@ -241,7 +241,9 @@ class TestDatagrams:
     @pytest.mark.parametrize("address", ["10.0.0.2", "2001:db8::2"])
     async def test_there_and_back(self, net, address):
         _, server = await net.server.create_datagram_endpoint(self.Protocol, (None, 53), capability=net.server_root)
-        transport, client = await net.client.create_datagram_endpoint(self.Protocol, remote_addr=(address, 53), capability=net.root)
+        transport, client = await net.client.create_datagram_endpoint(
+            self.Protocol, remote_addr=(address, 53), capability=net.root
+        )
         transport.sendto(b"question")
         await server.next()
         (data, source) = server.received[0]
@@ -252,13 +254,17 @@ class TestDatagrams:
         assert transport.get_extra_info("peername") == (address, 53)
 
     async def test_an_error_is_told(self, net):
-        transport, client = await net.client.create_datagram_endpoint(self.Protocol, remote_addr=("10.0.0.2", 99), capability=net.root)
+        transport, client = await net.client.create_datagram_endpoint(
+            self.Protocol, remote_addr=("10.0.0.2", 99), capability=net.root
+        )
         transport.sendto(b"anybody?")
         await client.next()
         assert isinstance(client.errors[0], ConnectionRefusedError)
 
     async def test_the_wrong_address(self, net):
-        transport, _ = await net.client.create_datagram_endpoint(self.Protocol, remote_addr=("10.0.0.2", 99), capability=net.root)
+        transport, _ = await net.client.create_datagram_endpoint(
+            self.Protocol, remote_addr=("10.0.0.2", 99), capability=net.root
+        )
         with pytest.raises(ValueError):
             transport.sendto(b"x", ("10.0.0.3", 99))
         transport, _ = await net.client.create_datagram_endpoint(self.Protocol, capability=net.root)
@@ -267,7 +273,9 @@ class TestDatagrams:
 
     async def test_closing_gives_the_port_back(self, net):
         for _ in range(3):
-            transport, protocol = await net.client.create_datagram_endpoint(self.Protocol, (None, 53), capability=net.root)
+            transport, protocol = await net.client.create_datagram_endpoint(
+                self.Protocol, (None, 53), capability=net.root
+            )
             transport.close()
             assert transport.is_closing()
             transport.close()

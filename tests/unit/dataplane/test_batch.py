@@ -28,7 +28,12 @@ def links():
     """Media, MTUs and what the far end takes."""
     for medium in Medium:
         for mtu in (576, 1500, 9000):
-            for offloads in (Offload.NONE, Offload.CHECKSUM, Offload.CHECKSUM | Offload.TSO4, Offload.CHECKSUM | Offload.TSO4 | Offload.TSO6):
+            for offloads in (
+                Offload.NONE,
+                Offload.CHECKSUM,
+                Offload.CHECKSUM | Offload.TSO4,
+                Offload.CHECKSUM | Offload.TSO4 | Offload.TSO6,
+            ):
                 header = 14 if medium is Medium.ETHERNET else 0
                 frame_max = (65535 if offloads & (Offload.TSO4 | Offload.TSO6) else mtu) + header
                 yield LinkFeatures(medium, mtu, OURS if header else None, offloads, frame_max)
@@ -57,7 +62,7 @@ def taken_apart(frame, link, family, state):
     pseudo = pseudo_header_sum(header.source, header.destination, protocol, len(body))
     if link.offloads & Offload.CHECKSUM:
         assert state == 1, "left to the link"
-        # VIRTIO 1.2 5.1.6.2: the field holds the sum of the pseudo header; summing from the transport header completes it
+        # VIRTIO 1.2 5.1.6.2: the field holds the sum of the pseudo header, which the sum from there on completes
         body = body[:at] + internet_checksum(body).to_bytes(2, "big") + body[at + 2 :]
     else:
         assert state == 0
@@ -67,8 +72,9 @@ def taken_apart(frame, link, family, state):
 
 @settings(max_examples=400)
 @given(
-    st.sampled_from(LINKS), st.sampled_from([4, 6]), st.integers(0, 65000), st.sampled_from([100, 500, 536, 1220, 1448, 1460]),
-    st.integers(0, 255), st.integers(0, 0xFFFFFFFF), st.integers(0, 10), st.integers(0, 4095), st.integers(0, 3),
+    st.sampled_from(LINKS), st.sampled_from([4, 6]), st.integers(0, 65000),
+    st.sampled_from([100, 500, 536, 1220, 1448, 1460]), st.integers(0, 255), st.integers(0, 0xFFFFFFFF),
+    st.integers(0, 10), st.integers(0, 4095), st.integers(0, 3),
 )  # fmt: skip
 def test_tcp_segments(link, family, length, size, flags, seq, option_words, start, ecn):
     overhead = (20 if family == 4 else 40) + 20 + 4 * option_words

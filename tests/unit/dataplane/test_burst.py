@@ -15,9 +15,9 @@ from swos_net.wire.checksum import internet_checksum, pseudo_header_sum
 
 MAPPED = bytes(10) + b"\xff\xff"
 FIELDS = (
-    "flow", "verdict", "ethertype", "protocol", "hop_limit", "traffic_class", "flags", "tcp_flags", "options", "window", "network",
-    "transport", "payload_offset", "segment_size", "payload_length", "frame_length", "seq", "ack", "ts_val", "ts_ecr",
-    "fragment_offset", "more_fragments", "identification",
+    "flow", "verdict", "ethertype", "protocol", "hop_limit", "traffic_class", "flags", "tcp_flags", "options",
+    "window", "network", "transport", "payload_offset", "segment_size", "payload_length", "frame_length",
+    "seq", "ack", "ts_val", "ts_ecr", "fragment_offset", "more_fragments", "identification",
 )  # fmt: skip
 HEADER_COPY = 256
 
@@ -127,7 +127,11 @@ def has_options(packet, next_header):
                     at += 2 + packet[at + 1]
                 else:
                     raise Undecided
-        if next_header == 44 and (packet[offset + 2 : offset + 4] != b"\0\0") and int.from_bytes(packet[offset + 2 : offset + 4], "big") & 0xFFF9:
+        if (
+            next_header == 44
+            and (packet[offset + 2 : offset + 4] != b"\0\0")
+            and int.from_bytes(packet[offset + 2 : offset + 4], "big") & 0xFFF9
+        ):
             return
         next_header = packet[offset]
         offset += length
@@ -170,7 +174,11 @@ def compare(frame, medium):
         else:
             assert record["options"] & 1 and (record["ts_val"], record["ts_ecr"]) == expected["timestamps"]
         assert not expected["sack"] or record["options"] & 2
-    at = "transport" if flags & (FrameFlag.FRAGMENT | FrameFlag.UNKNOWN_PROTOCOL) or record["protocol"] in (1, 58) else "payload_offset"
+    at = (
+        "transport"
+        if flags & (FrameFlag.FRAGMENT | FrameFlag.UNKNOWN_PROTOCOL) or record["protocol"] in (1, 58)
+        else "payload_offset"
+    )
     assert burst.copy(0, record[at], record["payload_length"]) == expected["payload"]
     assert record["payload_length"] == len(expected["payload"])
     return True
@@ -195,8 +203,8 @@ def transports(draw, source, destination):
         options, stamps = draw(tcp_options)
         if stamps:
             options.ts_val, options.ts_ecr = stamps
-        header = tcp.TcpHeader(draw(ports), draw(ports), draw(words), draw(words), draw(st.integers(0, 255)), draw(ports),
-                               tcp.emit_options(options))  # fmt: skip
+        header = tcp.TcpHeader(draw(ports), draw(ports), draw(words), draw(words), draw(st.integers(0, 255)),
+                               draw(ports), tcp.emit_options(options))  # fmt: skip
         return 6, tcp.emit(header, payload, source, destination)
     if kind == "udp":
         return 17, udp.emit(udp.UdpHeader(draw(ports), draw(ports)), payload, source, destination)
@@ -214,16 +222,20 @@ def packets(draw):
         source, destination = draw(addresses4), draw(addresses4)
         protocol, body = draw(transports(source, destination))
         options = bytes([1]) * 4 * draw(st.integers(0, 10))
-        flags, offset = draw(st.sampled_from([(0, 0), (ipv4.DONT_FRAGMENT, 0), (0, 0), (ipv4.MORE_FRAGMENTS, 0), (0, 800)]))
-        header = ipv4.Ipv4Header(source, destination, protocol, draw(st.integers(0, 255)), draw(st.integers(0, 255)), draw(ports),
-                                 flags, offset, options)  # fmt: skip
+        flags, offset = draw(
+            st.sampled_from([(0, 0), (ipv4.DONT_FRAGMENT, 0), (0, 0), (ipv4.MORE_FRAGMENTS, 0), (0, 800)])
+        )
+        header = ipv4.Ipv4Header(source, destination, protocol, draw(st.integers(0, 255)), draw(st.integers(0, 255)),
+                                 draw(ports), flags, offset, options)  # fmt: skip
         return ipv4.emit(header, body)
     source, destination = draw(addresses6), draw(addresses6)
     protocol, body = draw(transports(source, destination))
     chain = b""
     for kind in reversed(draw(st.lists(st.sampled_from([43, 44, 60]), max_size=3))):
         if kind == 44:
-            fragment = ipv6.FragmentHeader(protocol, draw(st.sampled_from([0, 0, 8, 1448])), draw(st.booleans()), draw(words))
+            fragment = ipv6.FragmentHeader(
+                protocol, draw(st.sampled_from([0, 0, 8, 1448])), draw(st.booleans()), draw(words)
+            )
             chain = ipv6.emit_fragment(fragment) + chain
         elif kind == 43:
             chain = bytes([protocol, 0, 4, 0]) + bytes(4) + chain
@@ -289,8 +301,8 @@ def test_random_bytes_say_the_same_to_both(data, first, medium, ethertype):
 
 
 @pytest.mark.parametrize("name", [
-    "syn4", "syn_ack4", "data4", "udp4", "port_unreachable4", "echo_request4", "syn6", "data6", "udp6", "port_unreachable6",
-    "echo_reply6", "dad6", "mld_report6", "arp_request", "neighbor_solicitation6",
+    "syn4", "syn_ack4", "data4", "udp4", "port_unreachable4", "echo_request4", "syn6", "data6", "udp6",
+    "port_unreachable6", "echo_reply6", "dad6", "mld_report6", "arp_request", "neighbor_solicitation6",
 ])  # fmt: skip
 def test_frames_of_linux(name, linux_frames):
     """The checksums of TCP and UDP are left open in some captures: then the claim that they were checked is needed."""
@@ -308,9 +320,13 @@ def test_claims_about_checksums_and_super_segments():
     assert decode(packet, Medium.IP)[0]["verdict"] == DropReason.BAD_TRANSPORT_CHECKSUM
     for checksum in (1, 2):
         record, _ = decode(packet, Medium.IP, checksum=checksum, gso_type=1, gso_size=1448)
-        assert record["verdict"] == 0 and record["flags"] & FrameFlag.CHECKSUM_TRUSTED and record["segment_size"] == 1448
+        assert (
+            record["verdict"] == 0 and record["flags"] & FrameFlag.CHECKSUM_TRUSTED and record["segment_size"] == 1448
+        )
     assert decode(packet, Medium.IP, checksum=1, gso_type=4, gso_size=1448)[0]["verdict"] == DropReason.BAD_OFFLOAD
-    datagram = ipv4.emit(ipv4.Ipv4Header(source, destination, 17), udp.emit(udp.UdpHeader(1, 2), b"x", source, destination))
+    datagram = ipv4.emit(
+        ipv4.Ipv4Header(source, destination, 17), udp.emit(udp.UdpHeader(1, 2), b"x", source, destination)
+    )
     assert decode(datagram, Medium.IP, checksum=1, gso_type=1, gso_size=1448)[0]["verdict"] == DropReason.BAD_OFFLOAD
     part = ipv4.emit(ipv4.Ipv4Header(source, destination, 17, flags=ipv4.MORE_FRAGMENTS), bytes(8))
     assert decode(part, Medium.IP, checksum=1)[0]["verdict"] == DropReason.BAD_OFFLOAD
@@ -370,8 +386,8 @@ def stream(parts, *, seq=1000, start=0, stamps=None, **header):
     for index, part in enumerate(parts):
         options = tcp.emit_options(tcp.TcpOptions(ts_val=stamps, ts_ecr=7)) if stamps else b""
         fields = dict(flags=16, window=500 + index, ack=1 + index) | header
-        raw = tcp.emit(tcp.TcpHeader(1, 2, (seq + start) & 0xFFFFFFFF, fields["ack"], fields["flags"], fields["window"], options), part,
-                       source, destination)  # fmt: skip
+        fields = tcp.TcpHeader(1, 2, (seq + start) & 0xFFFFFFFF, options=options, **fields)
+        raw = tcp.emit(fields, part, source, destination)
         frames.append(ipv4.emit(ipv4.Ipv4Header(source, destination, 6), raw))
         start += len(part)
     return frames
@@ -408,7 +424,8 @@ def test_a_run_of_segments_is_one_segment(parts, stamped, draws):
 
 
 @pytest.mark.parametrize("second", [
-    dict(start=101), dict(start=99), dict(flags=17), dict(flags=16 | 4), dict(flags=16 | 32), dict(flags=16 | 2), dict(stamps=5), dict(parts=[b""]),
+    dict(start=101), dict(start=99), dict(flags=17), dict(flags=16 | 4), dict(flags=16 | 32), dict(flags=16 | 2),
+    dict(stamps=5), dict(parts=[b""]),
 ], ids=repr)  # fmt: skip
 def test_what_does_not_simply_go_on_stays_apart(second):
     arguments = dict(parts=[bytes(10)], start=100) | second
@@ -419,7 +436,9 @@ def test_what_does_not_simply_go_on_stays_apart(second):
 
 def test_runs_of_several_flows_and_bad_frames_between_them():
     first, second = stream([bytes(10)] * 3), stream([bytes(20)] * 2, seq=5)
-    other = [frame[:12] + frame[16:20] + frame[12:16] + frame[20:] for frame in second]  # the addresses swapped: sums stay
+    other = [
+        frame[:12] + frame[16:20] + frame[12:16] + frame[20:] for frame in second
+    ]  # the addresses swapped: sums stay
     broken = bytes([first[2][0] ^ 0x10]) + first[2][1:]
     _, records = merged(first[:2] + other + [broken] + first[2:])
     lengths = [record["payload_length"] for record in records if not record["verdict"]]

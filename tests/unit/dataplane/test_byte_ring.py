@@ -101,7 +101,9 @@ TestRing = RingMachine.TestCase
 TestRing.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
 
 
-@pytest.mark.parametrize("asked, given", [(1, 4096), (4096, 4096), (4097, 8192), (1 << 20, 1 << 20), ((1 << 20) + 1, 1 << 21)])
+@pytest.mark.parametrize(
+    "asked, given", [(1, 4096), (4096, 4096), (4097, 8192), (1 << 20, 1 << 20), ((1 << 20) + 1, 1 << 21)]
+)
 def test_the_capacity_is_a_power_of_two(asked, given):
     assert ByteRing(asked).capacity == given
 

@@ -8,8 +8,12 @@ from swos_net.wire.checksum import internet_checksum, pseudo_header_sum
 
 MAPPED = bytes(10) + b"\xff\xff"
 addresses = st.one_of(
-    st.tuples(st.binary(min_size=4, max_size=4), st.binary(min_size=4, max_size=4)).map(lambda pair: (MAPPED + pair[0], MAPPED + pair[1])),
-    st.tuples(st.binary(min_size=16, max_size=16), st.binary(min_size=16, max_size=16)).filter(lambda pair: pair[1][:12] != MAPPED),
+    st.tuples(st.binary(min_size=4, max_size=4), st.binary(min_size=4, max_size=4)).map(
+        lambda pair: (MAPPED + pair[0], MAPPED + pair[1])
+    ),
+    st.tuples(st.binary(min_size=16, max_size=16), st.binary(min_size=16, max_size=16)).filter(
+        lambda pair: pair[1][:12] != MAPPED
+    ),
 )
 
 

@@ -1,4 +1,4 @@
-"""The thread that serves a stack: it wakes up when it has to, sends what callers queue, and tells everybody when it ends."""
+"""The thread that serves a stack: it wakes up when it has to, sends what callers queue, and tells when it ends."""
 
 import errno
 import logging
@@ -76,7 +76,7 @@ def test_what_a_caller_queues_goes_out_when_it_leaves_by_an_exception():
             with runner.entered() as now:
                 endpoint = runner.stack.udp_open(runner.stack.root, bytes(16), dual_stack=True)
                 endpoint.send_to(b"before", parse_address("10.0.0.2"), 53, now)
-                1 / 0
+                raise ZeroDivisionError
         (packet,) = device.take()
         assert packet.endswith(b"before")
 

@@ -262,7 +262,9 @@ class TestWaiting:
                     server.sendall(data)
 
         def ask(name):
-            with create_connection(wired.client, (wired.server_address[0], 7), PATIENCE, capability=wired.root) as client:
+            with create_connection(
+                wired.client, (wired.server_address[0], 7), PATIENCE, capability=wired.root
+            ) as client:
                 for round_ in range(10):
                     message = b"%d %d;" % (name, round_) * 50
                     client.sendall(message)
@@ -337,7 +339,10 @@ class TestErrors:
 class TestDatagrams:
     @pytest.mark.parametrize("family", FAMILIES)
     def test_there_and_back(self, wired, family):
-        with datagram(wired.server, wired.server_root, family, 53) as server, datagram(wired.client, wired.root, family) as client:
+        with (
+            datagram(wired.server, wired.server_root, family, 53) as server,
+            datagram(wired.client, wired.root, family) as client,
+        ):
             client.sendto(b"question", (wired.server_address[number(family)], 53))
             question, address = server.recvfrom(100)
             assert question == b"question" and address[0] == wired.client_address[number(family)]

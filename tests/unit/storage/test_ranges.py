@@ -5,11 +5,15 @@ from hypothesis import strategies as st
 
 from swos_net.storage.ranges import RangeSet
 
-spans = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 12)).map(lambda item: (item[0], item[0] + item[1])), max_size=25)
+spans = st.lists(
+    st.tuples(st.integers(0, 60), st.integers(0, 12)).map(lambda item: (item[0], item[0] + item[1])), max_size=25
+)
 
 
 def holes_apart(ranges):
-    return all(low < high for low, high in ranges) and all(high < low for (_, high), (low, _) in zip(ranges, ranges[1:]))
+    return all(low < high for low, high in ranges) and all(
+        high < low for (_, high), (low, _) in zip(ranges, ranges[1:])
+    )
 
 
 @given(spans)
@@ -31,11 +35,15 @@ def test_taking_in_order(added, position):
         model |= set(range(low, high))
     end = ranges.take_from(position)
     expected = position
-    while expected in model or any(number >= expected and low <= expected for low, high in added for number in range(low, high)):
+    while expected in model or any(
+        number >= expected and low <= expected for low, high in added for number in range(low, high)
+    ):
         expected += 1
     assert end == expected
     assert all(low > end for low, _ in ranges.ranges)
-    assert {number for low, high in ranges.ranges for number in range(low, high)} == {number for number in model if number >= end}
+    assert {number for low, high in ranges.ranges for number in range(low, high)} == {
+        number for number in model if number >= end
+    }
 
 
 @given(spans, st.integers(-1, 80))

@@ -43,11 +43,13 @@ class Recorder:
 
 
 class Harness:
-    """`connection` under test.  The peer's segments are described relative to the ISNs: its SYN is 0, its data begin at 1."""
+    """`connection` under test.  The peer's segments are described relative to the ISNs: its SYN is 0."""
 
     def __init__(self, *, link_mss=1460, ipv4=True, super_segment=65000, ts_offset=0, now=100.0, **config):
         self.config = TcpConfig(**{"timestamps": False, "window_scaling": False, "sack": False} | config)
-        self.connection = Connection(self.config, ISS, link_mss, ipv4=ipv4, super_segment=super_segment, ts_offset=ts_offset)
+        self.connection = Connection(
+            self.config, ISS, link_mss, ipv4=ipv4, super_segment=super_segment, ts_offset=ts_offset
+        )
         self.tcb = self.connection.tcb
         self.now = now
         self.events = []
@@ -64,7 +66,7 @@ class Harness:
                 present |= HAS_OTHER_OPTIONS
         return Segment((IRS + seq) & 0xFFFFFFFF, (ISS + ack) & 0xFFFFFFFF if flags & ACK else 0, flags, window,
                        BytesPayload(data) if data else NO_PAYLOAD, len(data), present,
-                       (options.ts_val or 0) if options else 0, (options.ts_ecr or 0) if options else 0, raw)  # fmt: skip
+                       (options and options.ts_val) or 0, (options and options.ts_ecr) or 0, raw)  # fmt: skip
 
     def arrives(self, flags, seq=0, ack=0, data=b"", window=65535, options=None):
         """A segment comes in; gives what goes out because of it."""
@@ -100,7 +102,9 @@ class Harness:
             assert tcb.snd_max <= tcb.data_end + 1
         assert tcb.iss <= tcb.snd_una
         assert tcb.rcv_nxt <= tcb.rcv_adv or tcb.state in (State.CLOSED, State.SYN_SENT)
-        assert tcb.state is self.path[-1] or tcb.state in reachable(self.path[-1]), f"{self.path[-1].name} to {tcb.state.name}"
+        assert tcb.state is self.path[-1] or tcb.state in reachable(self.path[-1]), (
+            f"{self.path[-1].name} to {tcb.state.name}"
+        )
         if tcb.state is State.CLOSED:
             assert self.connection.next_deadline() is None
         if tcb.state is not self.path[-1]:

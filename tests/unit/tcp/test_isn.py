@@ -26,4 +26,7 @@ def test_other_flows_and_other_secrets_give_unrelated_numbers():
 
 
 def test_the_three_uses_do_not_share_a_value():
-    assert len({initial_sequence_number(SECRET, FLOW, 0.0), timestamp_offset(SECRET, FLOW), port_offset(SECRET, FLOW)}) == 3
+    assert (
+        len({initial_sequence_number(SECRET, FLOW, 0.0), timestamp_offset(SECRET, FLOW), port_offset(SECRET, FLOW)})
+        == 3
+    )

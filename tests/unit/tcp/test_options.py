@@ -10,7 +10,9 @@ ALL = dict(timestamps=True, window_scaling=True, sack=True)
 EVERYTHING = TcpOptions(mss=1400, window_scale=7, sack_permitted=True, ts_val=77, ts_ecr=0)
 
 
-@pytest.mark.parametrize("buffer, shift", [(4096, 0), (65535, 0), (65536, 0), (65537, 1), (1 << 21, 5), (1 << 30, 14), (1 << 40, 14)])
+@pytest.mark.parametrize(
+    "buffer, shift", [(4096, 0), (65535, 0), (65536, 0), (65537, 1), (1 << 21, 5), (1 << 30, 14), (1 << 40, 14)]
+)
 def test_the_shift_makes_the_window_fit_16_bits(buffer, shift):
     assert window_scale_for(buffer) == shift
     assert shift == 14 or (buffer - 1) >> shift <= 65535
@@ -30,7 +32,11 @@ def test_a_syn_offers_what_the_configuration_says(tcp):
 @pytest.mark.parametrize("name", ["timestamps", "window_scaling", "sack"])
 def test_a_syn_ack_offers_nothing_that_the_syn_did_not(tcp, name):
     harness = tcp(**ALL)
-    offered = {"timestamps": dict(ts_val=5, ts_ecr=0), "window_scaling": dict(window_scale=3), "sack": dict(sack_permitted=True)}
+    offered = {
+        "timestamps": dict(ts_val=5, ts_ecr=0),
+        "window_scaling": dict(window_scale=3),
+        "sack": dict(sack_permitted=True),
+    }
     harness.connection.accept_syn(harness.segment(SYN, options=TcpOptions(mss=1460, **offered[name])), harness.now)
     (answer,) = harness.output()
     assert (answer.options.ts_val is not None) is (name == "timestamps")
@@ -83,7 +89,9 @@ def test_broken_options_on_a_syn_are_no_options(tcp):
 
 
 def test_every_segment_after_the_handshake_has_timestamps(tcp):
-    harness = tcp(timestamps=True, ts_offset=50, now=2.0).established(options=TcpOptions(mss=1460, ts_val=900, ts_ecr=2050))
+    harness = tcp(timestamps=True, ts_offset=50, now=2.0).established(
+        options=TcpOptions(mss=1460, ts_val=900, ts_ecr=2050)
+    )
     harness.now = 3.5
     harness.connection.send(b"x")
     (sent,) = harness.output()
@@ -116,7 +124,9 @@ def test_sack_that_was_not_agreed_on_is_not_sent(tcp):
 @pytest.mark.parametrize("timestamps", [False, True])
 def test_data_with_sack_blocks_still_fits_the_link(tcp, timestamps):
     """RFC 6691: the options a segment really carries come off its payload."""
-    options = TcpOptions(mss=1460, sack_permitted=True, ts_val=1 if timestamps else None, ts_ecr=0 if timestamps else None)
+    options = TcpOptions(
+        mss=1460, sack_permitted=True, ts_val=1 if timestamps else None, ts_ecr=0 if timestamps else None
+    )
     harness = tcp(timestamps=timestamps, sack=True).established(options=options)
     harness.arrives(ACK, 1001, 1, bytes(100), options=TcpOptions(ts_val=2, ts_ecr=0) if timestamps else None)
     harness.connection.send(bytes(10_000))

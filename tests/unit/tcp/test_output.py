@@ -198,7 +198,9 @@ class TestSillyWindows:
                     edge = segment.ack + segment.window
 
     def test_a_scaled_window_fits_its_field(self, tcp):
-        harness = tcp(window_scaling=True, receive_buffer=1 << 24).established(options=TcpOptions(mss=MSS, window_scale=0))
+        harness = tcp(window_scaling=True, receive_buffer=1 << 24).established(
+            options=TcpOptions(mss=MSS, window_scale=0)
+        )
         (ack,) = harness.arrives(ACK, 5, 1, b"x")
         assert 65535 * 0.9 < ack.window <= 65535
 

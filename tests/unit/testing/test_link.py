@@ -16,7 +16,12 @@ class Rig:
 
     def __init__(self, seed=1, **conditions):
         self.arrivals = []
-        self.wire = Wire(None, LinkConditions(**conditions), Random(seed), lambda at, device, frame: self.arrivals.append((at, frame.data)))
+        self.wire = Wire(
+            None,
+            LinkConditions(**conditions),
+            Random(seed),
+            lambda at, device, frame: self.arrivals.append((at, frame.data)),
+        )
 
     def send(self, *frames, at=0.0):
         for frame in frames:
@@ -99,7 +104,10 @@ def test_injected_frames_arrive_at_once():
     assert rig.arrivals == [(1.0, b"forged")] and rig.wire.sent == 0
 
 
-@pytest.mark.parametrize("conditions", [dict(loss=-0.1), dict(loss=5), dict(duplicate=2), dict(reorder=-1), dict(delay=-1), dict(bandwidth=0)])
+@pytest.mark.parametrize(
+    "conditions",
+    [dict(loss=-0.1), dict(loss=5), dict(duplicate=2), dict(reorder=-1), dict(delay=-1), dict(bandwidth=0)],
+)
 def test_conditions_that_make_no_sense(conditions):
     with pytest.raises(ValueError):
         LinkConditions(**conditions)

@@ -17,7 +17,7 @@ from swos_net.dataplane.vring import Vring
 from swos_net.device.vhost_user.connection import close_fds
 from swos_net.device.vhost_user.message import MemoryRegion
 from swos_net.device.vhost_user.session import Refused, Ring
-from swos_net.device.vhost_user.timer import timer_open, timer_set
+from swos_net.dataplane.timer import timer_open, timer_set
 
 # How often a ring without a kick descriptor is looked at, in seconds.
 POLL_INTERVAL = 0.001

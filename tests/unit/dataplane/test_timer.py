@@ -5,7 +5,7 @@ import select
 
 import pytest
 
-from swos_net.device.vhost_user.timer import timer_open, timer_set
+from swos_net.dataplane.timer import timer_open, timer_set
 
 
 @pytest.fixture
