@@ -554,7 +554,7 @@ void burst_merge_runs(frame_burst *burst)
             head->tcp_flags |= r->tcp_flags;
             head->ack = r->ack;
             head->window = r->window;
-            head->ts_val = r->ts_val;
+            /* RFC 7323 4.3 wants the earliest timestamp echoed: ts_val stays the first one's */
             head->ts_ecr = r->ts_ecr;
             r->verdict = FRAME_MERGED;
         }

@@ -131,7 +131,7 @@ int burst_add_bytes(frame_burst *burst, const uint8_t *frame, uint32_t length, f
 uint32_t burst_copy(const frame_burst *burst, uint32_t index, uint32_t offset, uint32_t length, uint8_t *destination);
 
 /* Joins consecutive segments of one flow that continue each other and say nothing else: the first one's record then
- * stands for all, with the summed payload and the last acknowledgment, window and timestamps. */
+ * stands for all, with the summed payload, the last acknowledgment and window, and the first timestamp. */
 void burst_merge_runs(frame_burst *burst);
 
 /* The same into a ring, at a position (byte_ring_store); payload goes on through the frames of a run. */

@@ -80,6 +80,7 @@ def test_what_belongs_to_no_connection_is_reset_but_never_a_reset(pair, tools, f
 
 @pytest.mark.parametrize("source, destination", [
     ("10.0.0.255", "10.0.0.2"), ("255.255.255.255", "10.0.0.2"), ("0.0.0.0", "10.0.0.2"), ("::", "2001:db8::2"),
+    ("127.0.0.1", "10.0.0.2"), ("::1", "2001:db8::2"),
     ("10.0.0.1", "10.0.0.255"), ("10.0.0.1", "224.0.0.1"), ("2001:db8::1", "ff02::1"),
 ])  # fmt: skip
 @pytest.mark.parametrize("port", [80, 81])

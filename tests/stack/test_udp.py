@@ -215,8 +215,8 @@ def test_a_source_that_is_nobody_is_not_answered(pair, tools):
     net.resolve()
     server = net.server.open_udp(5353)
     mac = net.server.interface.link.address
-    for source in ("::", "0.0.0.0", "10.0.0.255", "255.255.255.255"):
-        destination = net.server_address[6 if source == "::" else 4]
+    for source in ("::", "0.0.0.0", "10.0.0.255", "255.255.255.255", "127.0.0.1", "::1"):
+        destination = net.server_address[6 if ":" in source else 4]
         for port in (5353, 5354):
             net.link.inject(tools.framed(tools.udp_packet(source, destination, 1, port, b"x"), mac), net.server)
     net.rest(1.0)

@@ -4,7 +4,7 @@ Read first: vhost/frame.h for what a record says.  An established connection's s
 by the flow's 36 bytes.  Everything else is sorted out step by step below it.
 """
 
-from swos_net.address import is_ipv4, is_unspecified
+from swos_net.address import is_ipv4, is_loopback, is_unspecified
 from swos_net.dataplane.burst import Burst, BytesPayload, DropReason, FrameFlag, FramePayload
 from swos_net.ip.reassembly import Reassembler
 from swos_net.link import Medium
@@ -110,6 +110,11 @@ class IpInput:
             return True
         return burst.header(index, 0, 6) == interface.link.address
 
+    @staticmethod
+    def _forged(interface, remote: bytes) -> bool:
+        """RFC 1122 3.2.1.3: no loopback address comes over a link, and an answer to a broadcast one goes to everybody."""
+        return interface.destinations.get(remote) == BROADCAST or is_loopback(remote)
+
     def _tcp_without_flow(self, interface, burst, index, flow, flags, segment, now) -> DropReason:
         if flags & LINK_GROUP or not self._for_us(interface, burst, index, flags):
             return DropReason.NOT_FOR_US
@@ -118,7 +123,7 @@ class IpInput:
     def _new_flow(self, interface, flow: bytes, segment: Segment, now: float) -> DropReason:
         if interface.destinations.get(flow[:16]) != UNICAST:
             return DropReason.NOT_FOR_US  # RFC 9293 3.9.2.3: never to a group or broadcast address
-        if is_unspecified(flow[16:32]) or interface.destinations.get(flow[16:32]) == BROADCAST:
+        if is_unspecified(flow[16:32]) or self._forged(interface, flow[16:32]):
             return DropReason.BAD_SOURCE
         return self.stack.tcp.segment_without_flow(interface, flow, segment, now)
 
@@ -135,8 +140,8 @@ class IpInput:
         kind = interface.destinations.get(local)
         if kind is None:
             return DropReason.NOT_FOR_US
-        if interface.destinations.get(remote) == BROADCAST:
-            return DropReason.BAD_SOURCE  # RFC 1122 3.2.1.3: or one packet would bring an answer to everybody
+        if self._forged(interface, remote):
+            return DropReason.BAD_SOURCE
         if flags & FRAGMENT:
             return self._fragment(interface, burst, index, local, remote, protocol, network, transport, payload_length, fragment_offset,
                                   more_fragments, identification, now)  # fmt: skip

@@ -70,7 +70,7 @@ def taken_apart(frame, link, family, state):
     return header, protocol, body
 
 
-@settings(max_examples=400)
+@settings(max_examples=250)
 @given(
     st.sampled_from(LINKS), st.sampled_from([4, 6]), st.integers(0, 65000),
     st.sampled_from([100, 500, 536, 1220, 1448, 1460]), st.integers(0, 255), st.integers(0, 0xFFFFFFFF),

@@ -261,13 +261,13 @@ def frames(draw):
     return ethernet.emit(header, packet) + bytes(draw(st.sampled_from([0, 0, 6, 46]))), Medium.ETHERNET
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(frames())
 def test_a_true_frame_says_the_same_to_both(given_):
     assert compare(*given_) is not False
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(frames(), st.randoms(use_true_random=False), st.booleans())
 def test_a_changed_frame_says_the_same_to_both(given_, generator, mend):
     frame, medium = given_
