@@ -22,6 +22,13 @@ def os_error(code: int, advice: str = "") -> OSError:
     return OSError(code, f"{text}: {advice}" if advice else text)
 
 
+def checked(result: int) -> int:
+    """What the data plane returned, or the OSError that a negative errno stands for."""
+    if result < 0:
+        raise os_error(-result)
+    return result
+
+
 class DeviceError(OSError):
     """A device that cannot be opened or has gone; the message names the missing piece."""
 

@@ -18,7 +18,7 @@ HIGH_WATER = 65536
 
 
 class _WriteFlowControl:
-    """pause_writing and resume_writing by the limits of asyncio's transports."""
+    """pause_writing and resume_writing by the limits of asyncio's transports, and the end at once."""
 
     _protocol: asyncio.BaseProtocol
 
@@ -38,6 +38,9 @@ class _WriteFlowControl:
     def get_write_buffer_limits(self) -> tuple[int, int]:
         return self._low_water, self._high_water
 
+    def get_write_buffer_size(self) -> int:
+        return self._unsent_bytes
+
     def _pause_protocol(self) -> None:
         if not self._writing_paused:
             self._writing_paused = True
@@ -47,6 +50,23 @@ class _WriteFlowControl:
         if self._writing_paused:
             self._writing_paused = False
             self._guarded("resume_writing", self._protocol.resume_writing)
+
+    def abort(self) -> None:
+        """The end at once; what was not sent is dropped."""
+        self._force_close(None)
+
+    def _force_close(self, error: BaseException | None) -> None:
+        if self._lost:
+            return
+        self._lost = self._closing = True
+        self._unsent.clear()
+        self._unsent_bytes = 0
+        self._let_go(self._runner.loop.time())
+        self._runner.loop.call_soon(self._protocol.connection_lost, error)
+
+    def _let_go(self, now: float) -> None:
+        """Ends the endpoint, each kind in its way."""
+        raise NotImplementedError
 
     def _guarded(self, name: str, call, *arguments):
         """A protocol's mistake ends its own connection, not the poll."""
@@ -236,9 +256,6 @@ class StreamTransport(_WriteFlowControl, asyncio.Transport):
             elif self._eof_wanted:
                 self._shutdown_send()
 
-    def get_write_buffer_size(self) -> int:
-        return self._unsent_bytes
-
     def can_write_eof(self) -> bool:
         return True
 
@@ -276,18 +293,9 @@ class StreamTransport(_WriteFlowControl, asyncio.Transport):
         self._endpoint.close(self._runner.loop.time())
         self._runner.loop.call_soon(self._protocol.connection_lost, None)
 
-    def abort(self) -> None:
-        self._force_close(None)
-
-    def _force_close(self, error: BaseException | None) -> None:
-        if self._lost:
-            return
-        self._lost = self._closing = True
-        self._unsent.clear()
-        self._unsent_bytes = 0
-        self._endpoint.abort(self._runner.loop.time())
+    def _let_go(self, now: float) -> None:
+        self._endpoint.abort(now)
         self._endpoint.unwatch(self._ready)
-        self._runner.loop.call_soon(self._protocol.connection_lost, error)
 
 
 class DatagramTransport(_WriteFlowControl, asyncio.DatagramTransport):
@@ -364,9 +372,6 @@ class DatagramTransport(_WriteFlowControl, asyncio.DatagramTransport):
         if self._closing:
             self._force_close(None)
 
-    def get_write_buffer_size(self) -> int:
-        return self._unsent_bytes
-
     def is_closing(self) -> bool:
         return self._closing
 
@@ -376,14 +381,5 @@ class DatagramTransport(_WriteFlowControl, asyncio.DatagramTransport):
             if not self._unsent:
                 self._force_close(None)
 
-    def abort(self) -> None:
-        self._force_close(None)
-
-    def _force_close(self, error: BaseException | None) -> None:
-        if self._lost:
-            return
-        self._lost = self._closing = True
-        self._unsent.clear()
-        self._unsent_bytes = 0
-        self._endpoint.close(self._runner.loop.time())
-        self._runner.loop.call_soon(self._protocol.connection_lost, error)
+    def _let_go(self, now: float) -> None:
+        self._endpoint.close(now)

@@ -1,8 +1,7 @@
 """The send or receive queue of one connection: bytes addressed by absolute position."""
 
-import os
-
 from swos_net._dataplane import ffi, lib
+from swos_net.errors import checked
 
 CAPACITY_MIN = 4096
 
@@ -82,14 +81,8 @@ class ByteRing:
 
     def fill_from_file(self, descriptor: int, offset: int | None, length: int) -> int:
         """Appends file bytes without a Python object; 0 at end of file or when full, OSError on failure."""
-        return _checked(lib.byte_ring_fill_from_fd(self.c, descriptor, -1 if offset is None else offset, length))
+        return checked(lib.byte_ring_fill_from_fd(self.c, descriptor, -1 if offset is None else offset, length))
 
     def drain_to_file(self, descriptor: int, length: int) -> int:
         """Writes bytes to a file and takes them; OSError on failure."""
-        return _checked(lib.byte_ring_drain_to_fd(self.c, descriptor, length))
-
-
-def _checked(result: int) -> int:
-    if result < 0:
-        raise OSError(-result, os.strerror(-result))
-    return result
+        return checked(lib.byte_ring_drain_to_fd(self.c, descriptor, length))
