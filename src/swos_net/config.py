@@ -28,7 +28,30 @@ class TcpConfig:
     timestamps: bool = True            # RFC 7323
     window_scaling: bool = True
     sack: bool = True                  # RFC 2018
-    congestion: str = "reno"
+    dsack: bool = True                 # RFC 2883
+    congestion: str = "reno"          # the names of tcp.congestion.CONTROLLERS
+    rack: bool = True                  # RFC 8985; off: RFC 6675's duplicate threshold alone
+    tail_loss_probe: bool = True       # RFC 8985 7
+    f_rto: bool = True                 # RFC 5682
+    limited_transmit: bool = True      # RFC 3042
+    duplicate_threshold: int = 3       # RFC 5681 3.2
+    slow_start_after_idle: bool = True  # RFC 5681 4.1
+    hystart: bool = True               # RFC 9406
+    pacing: bool = False               # spreads a window over its round trip
+    ecn: str = "passive"               # RFC 3168: "off", "passive" (when the peer asks), "on" (ask for it)
+    auto_tuning: bool = True           # windows grow from *_buffer_initial to *_buffer
+    receive_buffer_initial: int = 65536
+    send_buffer_initial: int = 131072
+    user_timeout: float = 0.0          # RFC 5482; 0: data_retries alone decides
+    quick_acks: int = 16               # segments acknowledged at once while a stream begins
+    challenge_acks_per_second: int = 10  # RFC 5961 7, per connection
+    syn_cookies: str = "overflow"      # RFC 4987 3.6: "never", "overflow" (when the SYN queue is full), "always"
+    mtu_probing: str = "black-hole"    # RFC 4821: "off", "black-hole" (after timeouts), "on"
+    base_mss: int = 1024               # RFC 4821 7.2: what a black hole falls back to
+    time_wait_max: int = 16384         # connections in TIME-WAIT; the oldest makes room
+    orphan_retries: int = 8            # of an orphan whose peer keeps its window shut
+    orphans_max: int = 8192            # connections that no user holds; beyond it they are reset
+    option_order: str = "linux"        # how our options are laid out: "linux" or "freebsd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,4 +91,5 @@ class StackConfig:
     max_connections: int = 65536
     max_endpoints: int = 65536
     udp_receive_buffer: int = 212992
+    udp_send_buffer: int = 1 << 20
     half_open_limit: int = 4096

@@ -16,12 +16,16 @@ from swos_net.dataplane.byte_ring import ByteRing
 from swos_net.errors import os_error
 from swos_net.tcp import input as tcp_input
 from swos_net.tcp import output as tcp_output
+from swos_net.tcp.congestion import make_controller
 from swos_net.tcp.events import Event
+from swos_net.tcp.lifecycle import closed, fail
 from swos_net.tcp.options import MSS_MIN, set_mss, syn_received, window_scale_for
+from swos_net.tcp.receive_window import opened as window_opened
 from swos_net.tcp.segment import Segment
 from swos_net.tcp.seqnum import MASK, unwrap
 from swos_net.tcp.state import SENDING, State
 from swos_net.tcp.tcb import Tcb
+from swos_net.tcp.timeouts import handle_timeout
 
 
 class Connection:
@@ -30,10 +34,11 @@ class Connection:
     __slots__ = ("ipv4", "tcb")
 
     def __init__(self, config: TcpConfig, iss: int, link_mss: int, *, ipv4: bool, super_segment: int = 65535,
-                 ts_offset: int = 0):  # fmt: skip
-        """`iss` of isn.py; `link_mss` and `super_segment` in payload bytes as in `Tcb`."""
+                 ts_offset: int = 0, counters: dict[str, int] | None = None):  # fmt: skip
+        """`iss` of isn.py; `link_mss` and `super_segment` in payload bytes as in `Tcb`; `counters` as the SNMP MIBs name
+        them are counted up where given."""
         self.ipv4 = ipv4
-        self.tcb = Tcb(config, iss, link_mss, super_segment=super_segment, ts_offset=ts_offset)
+        self.tcb = Tcb(config, iss, link_mss, super_segment=super_segment, ts_offset=ts_offset, counters=counters)
         self.tcb.rcv_wscale = window_scale_for(config.receive_buffer) if config.window_scaling else 0
 
     @property
@@ -49,6 +54,8 @@ class Connection:
     def open(self, now: float) -> None:
         """Active OPEN: a SYN is ready to go out."""
         self.tcb.state = State.SYN_SENT
+        self.tcb.syn_wanted = True
+        self.tcb.progress_since = now
 
     def accept_syn(self, segment: Segment, now: float) -> None:
         """The SYN of a new connection reached a listener (3.10.7.2): a SYN,ACK is ready to go out."""
@@ -59,8 +66,9 @@ class Connection:
         tcb.snd_wl1 = segment.seq
         tcb.snd_wnd = segment.window
         tcb.last_received = now
-        syn_received(tcb, segment.option_bytes, self.ipv4, now)
+        syn_received(tcb, segment, self.ipv4, now)
         tcb.state = State.SYN_RECEIVED
+        tcb.syn_wanted = True
 
     def send(self, data) -> int:
         """Queues a bytes-like object of single bytes; returns how many there was room for (0: wait for WRITABLE).
@@ -68,16 +76,28 @@ class Connection:
         BrokenPipeError after the sending side was shut, the connection's own error after it failed.
         """
         ring = self._send_ring()
+        tcb = self.tcb
+        room = tcb.send_limit - len(ring)
+        length = len(data)
+        if length > room:
+            tcb.was_full = True
+            if room <= 0:
+                return 0
+            return ring.write(memoryview(data)[:room])
         taken = ring.write(data)
-        if taken < len(data):
-            self.tcb.was_full = True
+        if taken < length:
+            tcb.was_full = True
         return taken
 
     def send_file(self, descriptor: int, offset: int | None, length: int) -> int:
         """Queues bytes of a file without making Python objects of them; 0 when full or at the end of the file."""
         ring = self._send_ring()
-        taken = ring.fill_from_file(descriptor, offset, length)
-        if not ring.room:
+        room = self.tcb.send_limit - len(ring)
+        if room <= 0:
+            self.tcb.was_full = True
+            return 0
+        taken = ring.fill_from_file(descriptor, offset, min(length, room))
+        if len(ring) >= self.tcb.send_limit:
             self.tcb.was_full = True
         return taken
 
@@ -95,7 +115,7 @@ class Connection:
     def send_room(self) -> int:
         """Bytes that `send` would take now."""
         ring = self.tcb.send_ring
-        return self.tcb.send_buffer if ring is None else ring.room
+        return self.tcb.send_limit if ring is None else max(min(ring.room, self.tcb.send_limit - len(ring)), 0)
 
     @property
     def readable(self) -> int:
@@ -121,7 +141,7 @@ class Connection:
         if ring is None or not length:
             return b""
         data = ring.read(length)
-        self._window_opened()
+        window_opened(self.tcb)
         return data
 
     def receive_into(self, buffer, length: int | None = None) -> int:
@@ -130,23 +150,13 @@ class Connection:
         if ring is None:
             return 0
         taken = ring.read_into(buffer, length)
-        self._window_opened()
+        window_opened(self.tcb)
         return taken
 
     def consume(self, length: int) -> None:
         """Drops bytes that were looked at in the receive ring."""
         self.tcb.receive_ring.consume(length)
-        self._window_opened()
-
-    def _window_opened(self) -> None:
-        """RFC 9293 3.8.6.2.2: a window update of its own only when the peer is about to run dry."""
-        tcb = self.tcb
-        advertised = tcb.rcv_adv - tcb.rcv_nxt
-        if advertised >= tcb.receive_buffer // 2 or tcb.fin_received:
-            return
-        gain = tcb.receive_room - advertised
-        if gain >= 2 * tcb.rcv_mss or gain >= tcb.receive_buffer // 2:
-            tcb.ack_now = True
+        window_opened(self.tcb)
 
     def shutdown_send(self, now: float) -> None:
         """No more data from us: a FIN follows what is queued (3.10.4)."""
@@ -165,13 +175,13 @@ class Connection:
         tcb.receive_shut = True
         if tcb.receive_ring is not None:
             tcb.receive_ring.consume(len(tcb.receive_ring))
-            self._window_opened()
+            window_opened(self.tcb)
 
     def close(self, now: float) -> None:
         """The user lets go: an orderly end, or a reset when received data was never read (RFC 2525 2.17)."""
         tcb = self.tcb
         if tcb.state is State.SYN_SENT:
-            tcp_input.closed(tcb)
+            closed(tcb)
             return
         if self.readable:
             self.abort(now)
@@ -188,18 +198,39 @@ class Connection:
             tcb.replies.append(tcp_output.reset_segment(tcb))
         if tcb.state is not State.CLOSED:
             tcb.error = tcb.error or errno.ECONNABORTED
-            tcp_input.closed(tcb)
+            closed(tcb)
 
     def fail(self, code: int) -> None:
         """The link is gone: the connection ends with an error and nothing is sent."""
         if self.tcb.state is not State.CLOSED:
-            tcp_input.fail(self.tcb, code)
+            fail(self.tcb, code)
 
     def set_keepalive(self, on: bool, now: float) -> None:
         """SO_KEEPALIVE (3.8.4)."""
         tcb = self.tcb
         tcb.keepalive_on = on
-        tcb.timers.keepalive = now + tcb.config.keepalive_idle if on and tcb.state >= State.ESTABLISHED else None
+        tcb.timers.keepalive = now + tcb.keepalive_idle if on and tcb.state >= State.ESTABLISHED else None
+
+    def set_congestion(self, name: str) -> None:
+        """TCP_CONGESTION: another controller goes on from the present window; ValueError for an unknown name."""
+        tcb = self.tcb
+        before = tcb.congestion
+        tcb.congestion = make_controller(name, tcb.mss, tcb.config.initial_window_segments, hystart=tcb.config.hystart)
+        if tcb.state > State.SYN_RECEIVED:
+            tcb.congestion.cwnd = before.cwnd
+            tcb.congestion.ssthresh = before.ssthresh
+
+    def set_send_buffer(self, octets: int) -> None:
+        """SO_SNDBUF: a fixed size instead of auto-tuning; a queue that exists keeps its capacity."""
+        tcb = self.tcb
+        tcb.send_buffer = tcb.send_limit = octets if tcb.send_ring is None else min(octets, tcb.send_ring.capacity)
+
+    def set_receive_buffer(self, octets: int) -> None:
+        """SO_RCVBUF: a fixed size instead of auto-tuning; what was offered is not taken back (RFC 9293 3.8.6)."""
+        tcb = self.tcb
+        tcb.receive_buffer = tcb.receive_limit = octets if tcb.receive_ring is None else min(octets, tcb.receive_ring.capacity)
+        if not tcb.irs_known and tcb.config.window_scaling and tcb.state is not State.SYN_SENT:
+            tcb.rcv_wscale = window_scale_for(octets)
 
     # The five verbs
 
@@ -216,77 +247,7 @@ class Connection:
 
     def handle_timeout(self, now: float) -> None:
         """Every deadline that has passed takes its effect; output may be waiting afterwards."""
-        tcb = self.tcb
-        timers = tcb.timers
-        if timers.delayed_ack is not None and timers.delayed_ack <= now:
-            timers.delayed_ack = None
-            tcb.ack_now = True
-        if timers.time_wait is not None and timers.time_wait <= now:
-            tcp_input.closed(tcb)
-            return
-        if timers.retransmission is not None and timers.retransmission <= now:
-            self._retransmission_timeout(now)
-        if timers.persist is not None and timers.persist <= now:
-            self._persist_timeout(now)
-        if timers.keepalive is not None and timers.keepalive <= now:
-            self._keepalive_timeout(now)
-
-    def _retransmission_timeout(self, now: float) -> None:
-        """RFC 6298 (5.4) to (5.7)."""
-        tcb = self.tcb
-        config = tcb.config
-        tcb.timers.retransmission = None
-        tcb.retransmissions += 1
-        limit = config.data_retries
-        if tcb.state is State.SYN_SENT:
-            limit = config.syn_retries
-        elif tcb.state is State.SYN_RECEIVED:
-            limit = config.syn_ack_retries
-        if tcb.retransmissions > limit:
-            if tcb.state > State.SYN_RECEIVED:
-                tcb.replies.append(tcp_output.reset_segment(tcb))
-            tcp_input.fail(tcb, errno.ETIMEDOUT)
-            return
-        tcb.rtt.backoff += 1
-        tcb.timed_seq = None
-        if tcb.state is State.SYN_SENT or tcb.state is State.SYN_RECEIVED:
-            tcb.snd_nxt = tcb.iss
-            tcb.congestion.cwnd = tcb.mss  # RFC 5681 3.1: a lost SYN,ACK means an initial window of one segment
-            return
-        tcb.congestion.on_timeout(tcb.snd_max - tcb.snd_una, now, tcb.retransmissions == 1)
-        tcb.recovering = False
-        tcb.duplicate_acks = 0
-        tcb.recover = tcb.snd_max  # RFC 6582 3.2 (4)
-        tcb.snd_nxt = tcb.snd_una
-
-    def _persist_timeout(self, now: float) -> None:
-        tcb = self.tcb
-        if tcb.snd_una >= tcb.data_end:
-            tcb.timers.persist = None  # a probe took the last byte with it
-            return
-        tcb.retransmissions += 1
-        if tcb.retransmissions > tcb.config.data_retries:
-            tcb.replies.append(tcp_output.reset_segment(tcb))
-            tcp_input.fail(tcb, errno.ETIMEDOUT)
-            return
-        tcb.persist_backoff += 1
-        tcb.timers.persist = now + min(tcb.rtt.rto * (1 << min(tcb.persist_backoff, 10)), tcb.config.persist_max)
-        tcb.probe_now = True
-
-    def _keepalive_timeout(self, now: float) -> None:
-        tcb = self.tcb
-        config = tcb.config
-        idle_until = tcb.last_received + config.keepalive_idle
-        if tcb.keepalive_probes == 0 and idle_until > now:
-            tcb.timers.keepalive = idle_until
-            return
-        if tcb.keepalive_probes >= config.keepalive_probes:
-            tcb.replies.append(tcp_output.reset_segment(tcb))
-            tcp_input.fail(tcb, errno.ETIMEDOUT)
-            return
-        tcb.keepalive_probes += 1
-        tcb.replies.append(tcp_output.keepalive_segment(tcb))
-        tcb.timers.keepalive = now + config.keepalive_interval
+        handle_timeout(self.tcb, now)
 
     # What the path says
 
@@ -298,15 +259,21 @@ class Connection:
     def path_error(self, code: int) -> None:
         """An ICMP error as an errno: fatal while opening, a hint afterwards (RFC 1122 4.2.3.9, RFC 5461)."""
         if self.tcb.state is State.SYN_SENT:
-            tcp_input.fail(self.tcb, code)
+            fail(self.tcb, code)
+        else:
+            self.tcb.soft_error = code
 
     def path_mtu_changed(self, mss: int) -> None:
         """The path carries `mss` payload bytes per segment (without options); what was too big goes again."""
         tcb = self.tcb
         mss = max(mss, MSS_MIN)
-        if mss >= tcb.mss + (12 if tcb.timestamps else 0):
+        if mss >= tcb.path_mss:
             return
         set_mss(tcb, mss)
-        if tcb.snd_max > tcb.snd_una and tcb.state > State.SYN_RECEIVED:
-            tcb.snd_nxt = tcb.snd_una
-            tcb.timed_seq = None
+        if tcb.mtu_probe is not None:
+            tcb.mtu_probe.low = min(tcb.mtu_probe.low, mss)
+            tcb.mtu_probe.high = min(tcb.mtu_probe.high, mss)
+        if tcb.state > State.SYN_RECEIVED:
+            # RFC 1191 6.3: what was too big is lost, which says nothing of congestion
+            tcb.scoreboard.mark_all_lost()
+            tcb.recovery.forced = True

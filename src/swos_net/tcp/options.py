@@ -4,6 +4,7 @@ import struct
 
 from swos_net.errors import WireError
 from swos_net.tcp.congestion import make_controller
+from swos_net.tcp.segment import ACK, CWR, ECE, Segment
 from swos_net.tcp.tcb import MSS_DEFAULT, Tcb
 from swos_net.wire.tcp import TcpOptions, emit_options, parse_options
 
@@ -35,8 +36,9 @@ def syn_options(tcb: Tcb, now: float) -> bytes:
     )
 
 
-def syn_received(tcb: Tcb, option_bytes: bytes, ipv4: bool, now: float) -> None:
+def syn_received(tcb: Tcb, segment: Segment, ipv4: bool, now: float) -> None:
     """Takes over what the peer's SYN or SYN,ACK says."""
+    option_bytes = segment.option_bytes
     try:
         options = parse_options(option_bytes) if option_bytes else TcpOptions()
     except WireError:
@@ -54,25 +56,35 @@ def syn_received(tcb: Tcb, option_bytes: bytes, ipv4: bool, now: float) -> None:
         tcb.snd_wscale = min(options.window_scale, WINDOW_SCALE_MAX)  # RFC 7323 2.3
     else:
         tcb.rcv_wscale = 0
+    tcb.ecn = ecn_agreed(tcb, segment.flags)
     peer = options.mss if options.mss is not None else MSS_DEFAULT[ipv4]
     set_mss(tcb, max(min(peer, tcb.link_mss), MSS_MIN))
-    tcb.congestion = make_controller(config.congestion, tcb.mss, config.initial_window_segments)
+    tcb.congestion = make_controller(tcb.congestion.name, tcb.mss, config.initial_window_segments, hystart=config.hystart)
     if tcb.retransmissions:
         tcb.congestion.cwnd = tcb.mss  # RFC 5681 3.1: a SYN was lost
 
 
+def ecn_agreed(tcb: Tcb, flags: int) -> bool:
+    """RFC 3168 6.1.1: a SYN with ECE and CWR asks, a SYN,ACK with ECE alone agrees."""
+    asked = tcb.config.ecn
+    if flags & ACK:
+        return asked == "on" and not tcb.retransmitted_segments and flags & (ECE | CWR) == ECE
+    return asked != "off" and flags & (ECE | CWR) == ECE | CWR
+
+
 def set_mss(tcb: Tcb, size: int) -> None:
     """`size` counts payload of a segment without options (RFC 6691); what timestamps take is taken off."""
+    tcb.path_mss = size
     tcb.mss = size - TIMESTAMPS_LENGTH if tcb.timestamps else size
     tcb.congestion.mss = tcb.mss
 
 
 def segment_options(tcb: Tcb, now: float) -> bytes:
-    """Timestamps and, while data is missing, SACK blocks."""
+    """Timestamps and, while data is missing or came twice, SACK blocks."""
     out = b""
     if tcb.timestamps:
         out = _TIMESTAMPS.pack(1, 1, 8, 10, tcb.timestamp(now), tcb.ts_recent)
-    if tcb.out_of_order and tcb.sack_permitted:
+    if tcb.sack_permitted and (tcb.out_of_order or tcb.dsack is not None):
         blocks = sack_blocks(tcb, (40 - len(out) - 4) // 8)
         out += struct.pack("!BBBB", 1, 1, 5, 2 + 8 * len(blocks))
         for left, right in blocks:
@@ -81,10 +93,14 @@ def segment_options(tcb: Tcb, now: float) -> bytes:
 
 
 def sack_blocks(tcb: Tcb, most: int) -> list[tuple[int, int]]:
-    """The block with the newest segment first (RFC 2018 4)."""
+    """What came twice (RFC 2883 4), then the block with the newest segment, then the others (RFC 2018 4)."""
+    blocks = [] if tcb.dsack is None else [tcb.dsack]
     newest = tcb.out_of_order.around(tcb.last_out_of_order)
-    blocks = [] if newest is None else [newest]
-    for block in tcb.out_of_order.ranges[:most]:
-        if block != newest and len(blocks) < most:
+    if newest is not None:
+        blocks.append(newest)
+    for block in tcb.out_of_order.ranges:
+        if len(blocks) >= most:
+            break
+        if block != newest:
             blocks.append(block)
     return blocks

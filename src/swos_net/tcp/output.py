@@ -1,12 +1,18 @@
-"""What to send now: segmentation, Nagle, silly-window avoidance, ACKs, window updates, probes (RFC 9293 3.8, 3.10).
+"""What to send now: segmentation, Nagle, silly-window avoidance, retransmissions, ACKs, probes (RFC 9293 3.8, 3.10).
 
-Read first: tcb.py.  One function, `segments_to_send`, is asked by the layer that owns the link; nothing here waits.
+Read first: tcb.py, scoreboard.py.  One function, `segments_to_send`, is asked by the layer that owns the link; nothing
+here waits.  How much may be in flight is the congestion controller's `cwnd` against `recovery.pipe`.
 """
 
 from typing import Protocol
 
+from swos_net.tcp import mtu_probing, tail_loss
 from swos_net.tcp.options import TIMESTAMPS_LENGTH, segment_options, syn_options
-from swos_net.tcp.segment import ACK, FIN, PSH, RST, SYN
+from swos_net.tcp.receive_window import advertised_window
+from swos_net.tcp.recovery import note_flight, pipe
+from swos_net.tcp.recovery_state import Phase
+from swos_net.tcp.scoreboard import Transmission
+from swos_net.tcp.segment import ACK, CWR, ECE, ECT0, FIN, PSH, RST, SYN
 from swos_net.tcp.state import SENDING, State
 from swos_net.tcp.tcb import Tcb
 
@@ -18,6 +24,10 @@ class SegmentSink(Protocol):
                 length: int = 0, segment_size: int = 0, ecn: int = 0) -> None: ...  # fmt: skip
 
 
+DUPLICATE_ACKS_MAX = 8  # that go out for one burst
+CORK_SECONDS = 0.2  # how long TCP_CORK holds a small segment back
+
+
 def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
     """Hands at most `budget` segments to `sink`; True when more could go at once."""
     while tcb.replies:
@@ -26,6 +36,8 @@ def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bo
         seq, ack, flags = tcb.replies.pop(0)
         window = 0 if flags & RST else min(advertised_window(tcb) >> tcb.rcv_wscale, 65535)
         sink.add_tcp(seq, ack, flags, window, b"" if flags & RST else segment_options(tcb, now))
+        if flags & RST:
+            tcb.counters["TcpOutRsts"] += 1
         budget -= 1
     state = tcb.state
     if state is State.CLOSED:
@@ -35,18 +47,27 @@ def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bo
     if state is State.SYN_SENT or state is State.SYN_RECEIVED:
         _send_syn(tcb, now, sink)
         return False
-    if tcb.retransmit_one:
-        tcb.retransmit_one = False
-        budget -= _retransmit_first(tcb, now, sink)
-    if tcb.probe_now and budget > 0:
-        tcb.probe_now = False
-        budget -= _probe_window(tcb, now, sink)
     more = False
-    if state in SENDING and (tcb.snd_nxt < tcb.data_end or tcb.fin_wanted):
-        more = _send_data(tcb, now, sink, budget)
-    if tcb.ack_now:
+    if tcb.acks_owed > 1 and not tcb.sack_permitted:
+        budget -= _duplicate_acks(tcb, now, sink, budget)
+    tcb.acks_owed = 0
+    if state in SENDING:
+        if tcb.recovery.prefer_new and tcb.snd_nxt >= tcb.data_end:
+            tcb.recovery.prefer_new = False  # RFC 5682 2.1 (2b): there is nothing new to send
+        if tcb.scoreboard.lost_octets and budget > 0 and not tcb.recovery.prefer_new:
+            budget = _retransmit(tcb, now, sink, budget)
+            more = budget <= 0
+        if tcb.loss_probe_wanted and budget > 0:
+            tcb.loss_probe_wanted = False
+            budget -= _probe_loss(tcb, now, sink)
+        if tcb.probe_now and budget > 0:
+            tcb.probe_now = False
+            budget -= _probe_window(tcb, now, sink)
+        if tcb.snd_nxt < tcb.data_end or tcb.fin_wanted:
+            more = _send_data(tcb, now, sink, budget) or more
+    if tcb.ack_now and budget > 0:
         _emit(tcb, now, sink, acceptable_seq(tcb), ACK)
-    return more or tcb.probe_now
+    return more or tcb.probe_now or tcb.ack_now
 
 
 def acceptable_seq(tcb: Tcb) -> int:
@@ -54,17 +75,9 @@ def acceptable_seq(tcb: Tcb) -> int:
     peer would not look at it (RFC 9293 3.10.7.4, first)."""
     edge = tcb.snd_una + tcb.snd_wnd
     # a scaled window is rounded down, which may take back what was sent into the last one
-    if tcb.snd_max <= edge or (tcb.snd_wnd and tcb.snd_max - edge < 1 << tcb.snd_wscale):
-        return tcb.snd_max
+    if tcb.snd_nxt <= edge or (tcb.snd_wnd and tcb.snd_nxt - edge < 1 << tcb.snd_wscale):
+        return tcb.snd_nxt
     return edge
-
-
-def advertised_window(tcb: Tcb) -> int:
-    """The window field, unscaled bytes; moves `rcv_adv` right by worthwhile steps only (RFC 9293 3.8.6.2.2)."""
-    edge = tcb.rcv_nxt + tcb.receive_room
-    if edge - tcb.rcv_adv >= min(tcb.receive_buffer // 2, tcb.rcv_mss):
-        tcb.rcv_adv = edge
-    return max(tcb.rcv_adv - tcb.rcv_nxt, 0)
 
 
 def _acknowledgment(tcb: Tcb, now: float) -> tuple[int, bytes]:
@@ -73,55 +86,155 @@ def _acknowledgment(tcb: Tcb, now: float) -> tuple[int, bytes]:
 
 
 def _emit(tcb: Tcb, now: float, sink: SegmentSink, seq: int, flags: int, length: int = 0,
-          acknowledgment: tuple[int, bytes] | None = None) -> None:  # fmt: skip
+          acknowledgment: tuple[int, bytes] | None = None, ecn: int = 0) -> None:  # fmt: skip
     """One segment of an established connection, with everything an ACK carries."""
     window, options = acknowledgment or _acknowledgment(tcb, now)
+    if tcb.ece_wanted:
+        flags |= ECE
     if length:
         # RFC 6691: what SACK blocks take comes off the payload
         size = tcb.mss + (TIMESTAMPS_LENGTH if tcb.timestamps else 0) - len(options)
-        sink.add_tcp(seq, tcb.rcv_nxt, flags, window, options, tcb.send_ring, seq - tcb.send_base, length, size)
+        sink.add_tcp(seq, tcb.rcv_nxt, flags, window, options, tcb.send_ring, seq - tcb.send_base, length, size, ecn)
     else:
-        sink.add_tcp(seq, tcb.rcv_nxt, flags, window, options)
+        sink.add_tcp(seq, tcb.rcv_nxt, flags, window, options, ecn=ecn if tcb.congestion.uses_ecn else 0)
     tcb.last_ack_sent = tcb.rcv_nxt
     tcb.ack_now = False
     tcb.ack_pending = 0
+    tcb.dsack = None
     tcb.timers.delayed_ack = None
 
 
+def _duplicate_acks(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> int:
+    """One for each segment of a burst that lay beyond a gap: a peer without SACK counts them (RFC 5681 3.2, 4.2)."""
+    count = min(tcb.acks_owed - 1, DUPLICATE_ACKS_MAX, budget)
+    acknowledgment = _acknowledgment(tcb, now)
+    for _ in range(count):
+        _emit(tcb, now, sink, acceptable_seq(tcb), ACK, 0, acknowledgment)
+    tcb.ack_now = True
+    return count
+
+
 def _send_syn(tcb: Tcb, now: float, sink: SegmentSink) -> None:
-    if tcb.snd_nxt != tcb.iss:
+    if not tcb.syn_wanted:
         if tcb.ack_now and tcb.state is State.SYN_RECEIVED:
             _emit(tcb, now, sink, tcb.snd_nxt, ACK)
         tcb.ack_now = False
         return
+    tcb.syn_wanted = False
     window = min(tcb.receive_room, 65535)  # a SYN's window is never scaled (RFC 7323 2.2)
+    again = tcb.snd_max > tcb.iss
     if tcb.state is State.SYN_SENT:
-        sink.add_tcp(tcb.iss, 0, SYN, window, syn_options(tcb, now))
+        flags = SYN
+        # RFC 3168 6.1.1.1: a network that drops a SYN with ECN gets one without
+        if tcb.config.ecn == "on" and not again:
+            flags |= ECE | CWR
+        sink.add_tcp(tcb.iss, 0, flags, window, syn_options(tcb, now))
     else:
-        sink.add_tcp(tcb.iss, tcb.rcv_nxt, SYN | ACK, window, syn_options(tcb, now))
+        flags = SYN | ACK | (ECE if tcb.ecn else 0)
+        sink.add_tcp(tcb.iss, tcb.rcv_nxt, flags, window, syn_options(tcb, now))
         tcb.rcv_adv = max(tcb.rcv_adv, tcb.rcv_nxt + window)
         tcb.last_ack_sent = tcb.rcv_nxt
-    if tcb.snd_max == tcb.iss:
-        tcb.timed_seq = tcb.iss
-        tcb.timed_since = now
-    else:
-        tcb.timed_seq = None  # Karn
+    if again:
+        tcb.retransmitted_segments += 1
+        tcb.counters["TcpRetransSegs"] += 1
+    tcb.last_send = now
     tcb.snd_nxt = tcb.snd_max = tcb.iss + 1
     tcb.ack_now = False
     tcb.timers.retransmission = now + tcb.rtt.rto
+
+
+def _retransmit(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> int:
+    """What is given up as lost goes again, the lowest first (RFC 6675 5 (C)); returns the budget left."""
+    board = tcb.scoreboard
+    recovery = tcb.recovery
+    congestion = tcb.congestion
+    mss = tcb.mss
+    acknowledgment = None
+    while budget > 0 and (index := board.first_lost()) >= 0:
+        allowance = congestion.cwnd - pipe(tcb)
+        if recovery.forced:
+            allowance = max(allowance, mss)
+        if allowance < mss:
+            return budget
+        record = board.records[index]
+        size = min(record.end - record.start, allowance - allowance % mss, tcb.super_segment)
+        if record.start + size > tcb.snd_una + tcb.snd_wnd:
+            # the peer took back window (RFC 9293 3.8.6): only the first segment may try
+            if index or not recovery.forced:
+                return budget
+            size = min(size, mss)
+        recovery.forced = False
+        record = board.take_lost(index, size, now)
+        if acknowledgment is None:
+            acknowledgment = _acknowledgment(tcb, now)
+        _resend(tcb, now, sink, record, acknowledgment)
+        budget -= 1
+    return budget
+
+
+def _resend(tcb: Tcb, now: float, sink: SegmentSink, record: Transmission, acknowledgment: tuple[int, bytes] | None = None) -> None:
+    """A record that is marked as sent again goes out."""
+    recovery = tcb.recovery
+    length = record.end - record.start
+    segments = -(-length // tcb.mss)
+    flags = ACK
+    if record.end > tcb.data_end:
+        flags |= FIN
+        length -= 1
+    if record.end >= tcb.data_end:
+        flags |= PSH
+    tcb.retransmitted_segments += segments
+    tcb.retransmitted_octets += length
+    tcb.counters["TcpRetransSegs"] += segments
+    if recovery.phase is Phase.RECOVERY or recovery.phase is Phase.CWR:
+        recovery.prr_out += length
+    if recovery.retransmit_stamp is None:
+        recovery.retransmit_stamp = tcb.timestamp(now)
+    recovery.stale_retransmissions += segments
+    _emit(tcb, now, sink, record.start, flags, length, acknowledgment)
+    tcb.last_send = now
+    if tcb.timers.retransmission is None or record.start == tcb.snd_una:
+        tcb.timers.retransmission = now + tcb.rtt.rto  # RFC 6298 (5.1); RFC 6675 5, the first segment anew
+        tcb.timers.persist = None
+
+
+def _probe_loss(tcb: Tcb, now: float, sink: SegmentSink) -> int:
+    """RFC 8985 7.3: new data where the windows allow it, else the last segment once more."""
+    recovery = tcb.recovery
+    recovery.probe_end = tcb.snd_nxt
+    recovery.probe_retransmitted = False
+    tcb.counters["TcpExtTCPLossProbes"] += 1
+    room = min(tcb.data_end - tcb.snd_nxt, tcb.snd_una + tcb.snd_wnd - tcb.snd_nxt, tcb.mss)
+    if room > 0:
+        _new_data(tcb, now, sink, tcb.snd_nxt, room, ACK | PSH, None)
+        recovery.probe_end = tcb.snd_nxt
+        return 1
+    record = tcb.scoreboard.take_last(tcb.mss, now)
+    if record is None:
+        recovery.probe_end = None
+        return 0
+    recovery.probe_retransmitted = True
+    _resend(tcb, now, sink, record)
+    tcb.timers.retransmission = now + tcb.rtt.rto
+    return 1
 
 
 def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
     mss = tcb.mss
     data_end = tcb.data_end
     snd_una = tcb.snd_una
-    if tcb.snd_max == snd_una and now - tcb.last_send > tcb.rtt.rto and tcb.last_send:
-        tcb.congestion.on_idle(now)
-    cwnd = tcb.congestion.cwnd
-    if not tcb.recovering and tcb.duplicate_acks:
-        cwnd += min(tcb.duplicate_acks, 2) * mss  # RFC 3042: limited transmit
-    limit = snd_una + min(tcb.snd_wnd, cwnd)
+    snd_nxt = tcb.snd_nxt
+    congestion = tcb.congestion
+    recovery = tcb.recovery
+    in_flight = pipe(tcb)
+    if snd_nxt == snd_una and tcb.last_send and now - tcb.last_send > tcb.rtt.rto and tcb.config.slow_start_after_idle:
+        congestion.on_idle(now)
+    if recovery.phase is Phase.DISORDER:
+        in_flight = _limited_transmit(tcb, in_flight)
+    usable = congestion.cwnd - in_flight
+    window_end = snd_una + tcb.snd_wnd
     acknowledgment = None
+    limited = False
     nagle = tcb.cork or (not tcb.nodelay and tcb.small_until > snd_una)
     while budget > 0:
         seq = tcb.snd_nxt
@@ -129,72 +242,93 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
         if remaining <= 0:
             if tcb.fin_wanted and seq == data_end:
                 _sent(tcb, now, seq, 1)
-                _emit(tcb, now, sink, seq, FIN | ACK)
-            return False
-        usable = limit - seq
-        length = min(remaining, usable, tcb.super_segment)
-        if length <= 0:
-            _maybe_persist(tcb, now)
-            return False
+                _emit(tcb, now, sink, seq, FIN | ACK, 0, acknowledgment)
+            break
+        room = window_end - seq
+        length = min(remaining, room, usable, tcb.super_segment)
         if length < remaining:
+            if usable < remaining and usable <= room:
+                limited = True
             if length >= mss:
                 length -= length % mss
-            elif length < tcb.max_send_window // 2 or tcb.snd_max > snd_una:
+            elif length <= 0 or usable < room or length < tcb.max_send_window // 2 or seq > snd_una:
                 # RFC 9293 3.8.6.2.1: neither full-sized, nor all there is, nor half the window
                 _maybe_persist(tcb, now)
-                return False
-        elif nagle and length % mss and seq == tcb.snd_max and not tcb.fin_wanted:
+                break
+        elif nagle and length % mss and not tcb.fin_wanted:
             # Nagle (3.7.4) as appendix A.3 has it: a small tail waits while another small segment is unacknowledged
             length -= length % mss
             if not length:
-                return False
-        if length % mss:
-            tcb.small_until = seq + length
+                if tcb.cork:
+                    _hold_corked(tcb, now)
+                break
+        if tcb.mtu_probe is not None and mtu_probing.ready(tcb, now, remaining, min(room, usable)):
+            length = mtu_probing.begin(tcb)
+            _new_data(tcb, now, sink, seq, length, ACK | PSH, acknowledgment, whole=True)
+            usable -= length
+            budget -= 1
+            continue
+        if tcb.cwr_wanted and length > mss:
+            length = mss  # the mark belongs on one segment
         flags = ACK
-        fin = 0
         if length == remaining:
             flags |= PSH
             if tcb.fin_wanted:
                 flags |= FIN
-                fin = 1
-        _sent(tcb, now, seq, length + fin)
         if acknowledgment is None:
             acknowledgment = _acknowledgment(tcb, now)
-        _emit(tcb, now, sink, seq, flags, length, acknowledgment)
+        _new_data(tcb, now, sink, seq, length, flags, acknowledgment)
+        usable -= length
         budget -= 1
-    return tcb.snd_nxt < data_end or (tcb.fin_wanted and tcb.snd_nxt == data_end)
+    if tcb.snd_nxt > snd_nxt:
+        tail_loss.schedule(tcb, now)
+        tcb.quick_acks = 0  # a conversation: our data carries the ACKs
+    if limited or tcb.snd_nxt > snd_nxt:
+        note_flight(tcb, limited)
+    return budget <= 0 and (tcb.snd_nxt < data_end or (tcb.fin_wanted and tcb.snd_nxt == data_end))
+
+
+def _limited_transmit(tcb: Tcb, in_flight: int) -> int:
+    """Segments that left the network let as many new ones in (RFC 3042: two at most, and only without SACK's knowledge)."""
+    if tcb.config.limited_transmit:
+        if tcb.sack_permitted:
+            return in_flight
+        return max(tcb.scoreboard.in_flight - min(tcb.recovery.duplicate_acks, 2) * tcb.mss, 0)
+    return tcb.scoreboard.outstanding
+
+
+def _new_data(tcb: Tcb, now: float, sink: SegmentSink, seq: int, length: int, flags: int,
+              acknowledgment: tuple[int, bytes] | None, *, whole: bool = False) -> None:  # fmt: skip
+    """Data that goes out for the first time, a FIN with it when `flags` say so."""
+    mss = tcb.mss
+    if length % mss and not whole:
+        tcb.small_until = seq + length
+    if tcb.cwr_wanted:
+        tcb.cwr_wanted = False
+        flags |= CWR  # RFC 3168 6.1.2
+    _sent(tcb, now, seq, length + (flags & FIN))
+    if whole:
+        window, options = acknowledgment or _acknowledgment(tcb, now)
+        sink.add_tcp(seq, tcb.rcv_nxt, flags, window, options, tcb.send_ring, seq - tcb.send_base, length, length)
+        return
+    _emit(tcb, now, sink, seq, flags, length, acknowledgment, ECT0 if tcb.ecn else 0)
 
 
 def _sent(tcb: Tcb, now: float, seq: int, occupied: int) -> None:
-    """Accounts for sequence space that goes out at `seq`."""
-    if seq == tcb.snd_max:
-        if tcb.timed_seq is None:
-            tcb.timed_seq = seq
-            tcb.timed_since = now
-    else:
-        tcb.retransmitted_segments += 1
-        tcb.timed_seq = None
-    tcb.snd_nxt = seq + occupied
-    if tcb.snd_nxt > tcb.snd_max:
-        tcb.snd_max = tcb.snd_nxt
+    """Accounts for sequence space that goes out at `seq` for the first time."""
+    end = seq + occupied
+    tcb.scoreboard.sent(seq, end, now)
+    tcb.snd_nxt = end
+    if end > tcb.snd_max:
+        tcb.snd_max = end
+    recovery = tcb.recovery
+    if recovery.phase is Phase.RECOVERY or recovery.phase is Phase.CWR:
+        recovery.prr_out += occupied
     tcb.last_send = now
     if tcb.timers.retransmission is None:
         tcb.timers.retransmission = now + tcb.rtt.rto  # RFC 6298 (5.1)
         tcb.timers.persist = None
-
-
-def _retransmit_first(tcb: Tcb, now: float, sink: SegmentSink) -> int:
-    """The segment at snd_una again, without touching snd_nxt (RFC 5681 3.2 step 2)."""
-    seq = tcb.snd_una
-    if seq >= tcb.snd_max:
-        return 0
-    length = min(tcb.data_end - seq, tcb.snd_max - seq, tcb.mss)  # not what Nagle or the window still holds back
-    fin = FIN if tcb.fin_wanted and seq + length == tcb.data_end and tcb.snd_max > tcb.data_end else 0
-    tcb.retransmitted_segments += 1
-    tcb.timed_seq = None
-    _emit(tcb, now, sink, seq, ACK | fin, length)
-    tcb.timers.retransmission = now + tcb.rtt.rto
-    return 1
+        tcb.progress_since = now
 
 
 def _maybe_persist(tcb: Tcb, now: float) -> None:
@@ -202,18 +336,26 @@ def _maybe_persist(tcb: Tcb, now: float) -> None:
     the same: its timer has expired, and the peer has shrunk its window."""
     if tcb.timers.retransmission is None and tcb.timers.persist is None:
         tcb.timers.persist = now + min(tcb.rtt.rto * (1 << min(tcb.persist_backoff, 10)), tcb.config.persist_max)
+        tcb.progress_since = now
+
+
+def _hold_corked(tcb: Tcb, now: float) -> None:
+    """A corked tail goes out after a while by itself: the persist timer sends it."""
+    if tcb.timers.retransmission is None and tcb.timers.persist is None:
+        tcb.timers.persist = now + CORK_SECONDS
 
 
 def _probe_window(tcb: Tcb, now: float, sink: SegmentSink) -> int:
     """One octet beyond the window (or a small segment held back too long)."""
-    seq = tcb.snd_una
-    length = min(tcb.data_end - seq, max(1, min(tcb.snd_wnd, tcb.mss)))
+    seq = tcb.snd_nxt if tcb.snd_wnd else tcb.snd_una
+    length = min(tcb.data_end - seq, max(1, min(tcb.snd_una + tcb.snd_wnd - seq, tcb.mss)))
     if length <= 0:
         return 0
-    tcb.snd_max = max(tcb.snd_max, seq + length)
     if tcb.snd_wnd:
-        tcb.snd_nxt = max(tcb.snd_nxt, seq + length)
-    tcb.timed_seq = None
+        _new_data(tcb, now, sink, seq, length, ACK | PSH, None)
+        return 1
+    tcb.snd_max = max(tcb.snd_max, seq + length)
+    tcb.counters["TcpExtTCPWinProbe"] += 1
     _emit(tcb, now, sink, seq, ACK, length)
     return 1
 

@@ -6,26 +6,36 @@ from swos_net.config import TcpConfig
 class RoundTripEstimator:
     """SRTT, RTTVAR and RTO in seconds."""
 
-    __slots__ = ("_config", "backoff", "min_rtt", "rttvar", "srtt")
+    __slots__ = ("_config", "_round_end", "backoff", "latest", "min_rtt", "rttvar", "srtt")
 
     def __init__(self, config: TcpConfig):
         self._config = config
         self.srtt: float | None = None
         self.rttvar = 0.0
         self.min_rtt: float | None = None
+        self.latest: float | None = None
         self.backoff = 0
+        self._round_end = -1
 
-    def measured(self, rtt: float) -> None:
-        """One sample that Karn's rule allows (RFC 6298 section 3)."""
+    def measured(self, rtt: float, snd_una: int = 0, snd_nxt: int = 0) -> None:
+        """One sample that Karn's rule allows (RFC 6298 section 3).
+
+        However many there are, one a round trip goes into the averages, or they would forget too soon (RFC 7323
+        appendix G); a round lasts until what is in flight now is acknowledged.
+        """
+        self.latest = rtt
+        self.backoff = 0
+        if self.min_rtt is None or rtt < self.min_rtt:
+            self.min_rtt = rtt
+        if snd_una < self._round_end:
+            return
+        self._round_end = snd_nxt
         if self.srtt is None:
             self.srtt = rtt  # (2.2)
             self.rttvar = rtt / 2
         else:
             self.rttvar += (abs(self.srtt - rtt) - self.rttvar) / 4  # (2.3)
             self.srtt += (rtt - self.srtt) / 8
-        if self.min_rtt is None or rtt < self.min_rtt:
-            self.min_rtt = rtt
-        self.backoff = 0
 
     @property
     def rto(self) -> float:

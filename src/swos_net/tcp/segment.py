@@ -15,6 +15,8 @@ HAS_TIMESTAMPS = 1
 HAS_SACK = 2
 HAS_OTHER_OPTIONS = 4
 
+ECT0 = 2  # of the IP header
+
 NO_PAYLOAD = BytesPayload(b"")
 
 
@@ -26,12 +28,13 @@ class Segment:
     """
 
     __slots__ = (
-        "ack", "flags", "length", "option_bytes", "options_present", "payload", "seq", "ts_ecr", "ts_val", "window",
+        "ack", "ecn", "flags", "length", "option_bytes", "options_present", "payload", "seq", "ts_ecr", "ts_val", "window",
     )  # fmt: skip
 
     def __init__(self, seq: int, ack: int, flags: int, window: int, payload: "FramePayload | BytesPayload" = NO_PAYLOAD,
                  length: int = 0, options_present: int = 0, ts_val: int = 0, ts_ecr: int = 0, option_bytes: bytes = b""):  # fmt: skip
         self.seq = seq
+        self.ecn = 0  # of the IP header (RFC 3168 5); set by who has it
         self.ack = ack
         self.flags = flags
         self.window = window

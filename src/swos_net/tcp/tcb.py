@@ -4,7 +4,9 @@ Sequence numbers are unbounded integers (seqnum.py).  A byte's place in a ring i
 `send_base` or `receive_base`, the sequence numbers of the first data byte each way.
 """
 
+from collections import Counter
 from collections.abc import Callable
+from typing import Any
 
 from swos_net.config import TcpConfig
 from swos_net.dataplane.byte_ring import ByteRing
@@ -12,7 +14,9 @@ from swos_net.storage.ranges import RangeSet
 from swos_net.tcp.congestion import make_controller
 from swos_net.tcp.congestion.base import CongestionController
 from swos_net.tcp.events import Event
+from swos_net.tcp.recovery_state import Recovery
 from swos_net.tcp.rtt import RoundTripEstimator
+from swos_net.tcp.scoreboard import Scoreboard
 from swos_net.tcp.state import State
 from swos_net.tcp.timers import Timers
 
@@ -23,30 +27,37 @@ class Tcb:
     """Everything one connection remembers."""
 
     __slots__ = (
-        "ack_now", "ack_pending", "challenge_credit", "challenge_second", "config", "congestion", "cork", "duplicate_acks",
-        "error", "events", "fin_received", "fin_seq", "fin_wanted", "irs", "irs_known", "iss", "keepalive_on", "keepalive_probes",
-        "last_ack_sent", "last_out_of_order", "last_received", "last_send", "link_mss", "max_send_window", "may_complete", "mss", "nodelay",
-        "orphan", "out_of_order", "passive", "persist_backoff", "probe_now", "rcv_adv", "rcv_mss", "rcv_mss_max", "rcv_nxt",
-        "rcv_wscale", "receive_base", "receive_buffer", "receive_ring", "receive_shut", "recover", "recovering", "replies", "retransmissions",
-        "retransmit_one", "retransmitted_segments", "rtt", "sack_permitted", "send_base", "send_buffer", "send_ring", "small_until", "snd_max",
-        "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd", "snd_wscale", "state", "super_segment",
-        "timed_seq", "timed_since", "timers", "timestamps", "ts_offset", "ts_recent", "ts_recent_age", "was_full", "window_scaling",
+        "ack_now", "ack_pending", "acks_owed", "autotune_copied", "autotune_since", "autotune_window", "challenge_credit",
+        "challenge_second", "config", "congestion", "cork", "counters", "cwnd_limited", "cwr_wanted", "dsack", "ece_wanted",
+        "ecn", "error", "events", "fin_received", "fin_seq", "fin_wanted", "flight_high", "flight_round_end", "irs",
+        "irs_known", "iss", "keepalive_idle", "keepalive_interval", "keepalive_on", "keepalive_probe_limit", "keepalive_probes",
+        "last_ack_sent", "last_out_of_order", "last_received", "last_send", "link_mss", "loss_probe_wanted", "max_send_window",
+        "may_complete", "mss", "mtu_probe", "nodelay", "orphan", "out_of_order", "passive", "path_mss", "persist_backoff", "probe_now", "progress_since",
+        "quick_ack_on", "quick_acks", "rcv_adv", "rcv_ce", "rcv_mss", "rcv_mss_max", "rcv_nxt", "rcv_wscale", "receive_base",
+        "receive_buffer", "receive_limit", "receive_ring", "receive_shut", "recovery", "replies", "retransmissions",
+        "retransmitted_octets", "retransmitted_segments", "rtt", "sack_permitted", "scoreboard", "send_base", "send_buffer",
+        "send_limit", "send_ring", "small_until", "snd_max", "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd",
+        "snd_wscale", "soft_error", "state", "super_segment", "syn_retries", "syn_wanted", "timers", "timestamps", "trace", "ts_offset", "ts_recent",
+        "ts_recent_age", "user_timeout", "was_full", "window_scaling",
     )  # fmt: skip
 
-    def __init__(self, config: TcpConfig, iss: int, link_mss: int, *, super_segment: int = 65535, ts_offset: int = 0):
+    def __init__(self, config: TcpConfig, iss: int, link_mss: int, *, super_segment: int = 65535, ts_offset: int = 0,
+                 counters: dict[str, int] | None = None):  # fmt: skip
         """`link_mss`: payload bytes that a segment without options carries on our link; `super_segment`: payload
         bytes handed down at once (the link's segmentation makes packets of it)."""
         self.config = config
         self.state = State.CLOSED
         self.events: list[Event] = []
         self.error = 0  # errno of FAILED
+        self.soft_error = 0  # what the path said last (RFC 1122 4.2.3.9)
 
         # send sequence variables
         self.iss = iss
         self.send_base = iss + 1
         self.snd_una = iss
         self.snd_nxt = iss
-        self.snd_max = iss  # highest sent: snd_nxt goes back on a timeout
+        self.snd_max = iss  # highest sent: a window probe goes beyond snd_nxt
+        self.syn_wanted = False
         self.snd_wnd = 0
         self.snd_wl1 = 0
         self.snd_wl2 = 0
@@ -62,12 +73,20 @@ class Tcb:
         self.last_ack_sent = 0
 
         self.link_mss = link_mss
+        self.path_mss = link_mss  # payload bytes per segment that path and peer take, without options (RFC 6691)
+        self.mtu_probe: Any = None  # mtu_probing.MtuProbe
         self.mss = link_mss  # payload bytes per segment we send, options taken off
         self.rcv_mss = min(link_mss, MSS_DEFAULT[True])  # largest seen to arrive: "full-sized" for delayed ACKs
         self.rcv_mss_max = link_mss  # of one segment: a super-segment is longer
         self.super_segment = super_segment
         self.send_buffer = config.send_buffer
         self.receive_buffer = config.receive_buffer
+        # what is offered and queued for now; with auto-tuning it grows to the buffers' sizes
+        self.send_limit = min(config.send_buffer_initial, config.send_buffer) if config.auto_tuning else config.send_buffer
+        self.receive_limit = min(config.receive_buffer_initial, config.receive_buffer) if config.auto_tuning else config.receive_buffer
+        self.autotune_since = 0.0
+        self.autotune_copied = 0
+        self.autotune_window = 0
         self.send_ring: ByteRing | None = None  # made when first used: an idle connection stays small
         self.receive_ring: ByteRing | None = None
         self.out_of_order = RangeSet()
@@ -83,23 +102,39 @@ class Tcb:
 
         self.timers = Timers()
         self.rtt = RoundTripEstimator(config)
-        self.congestion: CongestionController = make_controller(config.congestion, link_mss, config.initial_window_segments)
-        self.timed_seq: int | None = None  # the segment being timed (Karn: only data sent once)
-        self.timed_since = 0.0
-        self.duplicate_acks = 0
-        self.recovering = False
-        self.recover = iss  # RFC 6582 3.2
-        self.retransmissions = 0
-        self.retransmit_one = False
+        self.congestion: CongestionController = make_controller(
+            config.congestion, link_mss, config.initial_window_segments, hystart=config.hystart
+        )
+        self.scoreboard = Scoreboard()
+        self.recovery = Recovery(iss)
+        self.cwnd_limited = False
+        self.flight_high = 0  # what one round trip had in flight, at most
+        self.flight_round_end = iss
+        self.retransmissions = 0  # timeouts since something was last acknowledged
+        self.progress_since = 0.0  # when that began: what a user timeout counts from
         self.persist_backoff = 0
         self.retransmitted_segments = 0
+        self.retransmitted_octets = 0
+        self.counters: dict[str, int] = counters if counters is not None else Counter()
+        self.trace: Callable[[str, float, Tcb, object], None] | None = None
+
+        # RFC 3168
+        self.ecn = False
+        self.ece_wanted = False  # tell the peer of a mark until it says CWR
+        self.cwr_wanted = False  # tell the peer that the window is down
+        self.rcv_ce = False      # RFC 8257 3.2: DCTCP.CE
 
         # pending output
         self.ack_now = False
         self.ack_pending = 0  # bytes received since the last ACK went out
+        self.acks_owed = 0  # duplicate ACKs for segments of one burst (RFC 5681 4.2)
+        self.quick_acks = config.quick_acks
+        self.quick_ack_on: bool | None = None  # TCP_QUICKACK, where it was set
+        self.dsack: tuple[int, int] | None = None  # RFC 2883: what arrived twice
         self.probe_now = False
+        self.loss_probe_wanted = False
         self.replies: list[tuple[int, int, int]] = []  # (seq, ack, flags) that go out before anything else
-        self.challenge_credit = 10
+        self.challenge_credit = config.challenge_acks_per_second
         self.challenge_second = -1
 
         # the user's wishes
@@ -116,6 +151,11 @@ class Tcb:
         self.was_full = False
         self.keepalive_on = False
         self.keepalive_probes = 0
+        self.keepalive_idle = config.keepalive_idle
+        self.keepalive_interval = config.keepalive_interval
+        self.keepalive_probe_limit = config.keepalive_probes
+        self.user_timeout = config.user_timeout
+        self.syn_retries: int | None = None  # TCP_SYNCNT
         self.last_received = 0.0
         self.last_send = 0.0
 
@@ -128,7 +168,7 @@ class Tcb:
     def receive_room(self) -> int:
         """Bytes of receive buffer that are free."""
         ring = self.receive_ring
-        return self.receive_buffer if ring is None else min(self.receive_buffer, ring.capacity) - len(ring)
+        return self.receive_limit if ring is None else max(self.receive_limit - len(ring), 0)
 
     def timestamp(self, now: float) -> int:
         """Our timestamp clock: milliseconds (RFC 7323 5.4)."""

@@ -46,7 +46,7 @@ class Harness:
     """`connection` under test.  The peer's segments are described relative to the ISNs: its SYN is 0."""
 
     def __init__(self, *, link_mss=1460, ipv4=True, super_segment=65000, ts_offset=0, now=100.0, **config):
-        self.config = TcpConfig(**{"timestamps": False, "window_scaling": False, "sack": False} | config)
+        self.config = TcpConfig(**{"timestamps": False, "window_scaling": False, "sack": False, "quick_acks": 0, "congestion": "reno"} | config)
         self.connection = Connection(
             self.config, ISS, link_mss, ipv4=ipv4, super_segment=super_segment, ts_offset=ts_offset
         )

@@ -201,7 +201,7 @@ def test_sequence_numbers_wrap_many_times():
     world = World(7, (config, config), (200_000, 200_000), loss=0.02, duplicate=0.0, reorder=0.0)
     for end in world.ends:
         tcb = end.connection.tcb
-        tcb.iss = tcb.snd_una = tcb.snd_nxt = tcb.snd_max = tcb.recover = (1 << 36) - 20_000
+        tcb.iss = tcb.snd_una = tcb.snd_nxt = tcb.snd_max = tcb.recovery.recover = (1 << 36) - 20_000
         tcb.send_base = tcb.iss + 1
     transfer(world)
     assert all(end.connection.tcb.snd_max > 1 << 36 for end in world.ends)

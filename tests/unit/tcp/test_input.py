@@ -5,6 +5,7 @@ import errno
 import pytest
 
 from swos_net.tcp.events import Event
+from swos_net.tcp.recovery_state import Phase
 from swos_net.tcp.segment import ACK, FIN, PSH, RST, SYN
 from swos_net.tcp.state import State
 from swos_net.wire.tcp import TcpOptions
@@ -485,9 +486,9 @@ class TestLossRecovery:
         for _ in range(3):
             harness.arrives(ACK, 1, 1)
         (again,) = harness.arrives(ACK, 1, 1461)
-        assert again.seq == 1461 and harness.tcb.recovering
+        assert again.seq == 1461 and harness.tcb.recovery.phase is Phase.RECOVERY
         harness.arrives(ACK, 1, 14601)
-        assert not harness.tcb.recovering
+        assert harness.tcb.recovery.phase is not Phase.RECOVERY
 
     @pytest.mark.parametrize("changed", [dict(window=60000), dict(data=b"x"), dict(flags=ACK | FIN)])
     def test_what_is_not_a_duplicate(self, tcp, changed):
@@ -496,7 +497,7 @@ class TestLossRecovery:
             harness.arrives(**(dict(flags=ACK, seq=1, ack=1) | changed))
             if "window" in changed:
                 changed["window"] -= 1
-        assert not harness.tcb.recovering
+        assert harness.tcb.recovery.phase is not Phase.RECOVERY
 
     def test_fast_retransmit_sends_nothing_that_was_never_sent(self, tcp):
         harness = tcp(super_segment=1460).established()
@@ -524,7 +525,7 @@ class TestLossRecovery:
             for sent in harness.passes(60):
                 assert len(sent.data) == 1, "more than a probe into a closed window"
             harness.arrives(ACK, 1, 1001, window=0)
-        assert not harness.tcb.recovering and harness.tcb.state is State.ESTABLISHED
+        assert harness.tcb.recovery.phase is not Phase.RECOVERY and harness.tcb.state is State.ESTABLISHED
 
     def test_timeout_goes_back_to_the_first_unacknowledged(self, tcp):
         harness = self.sending(tcp, 10)

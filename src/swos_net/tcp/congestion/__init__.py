@@ -1,9 +1,11 @@
-"""Congestion controllers: small classes chosen by name (`TcpConfig.congestion`)."""
+"""Congestion controllers: small classes chosen by name (`TcpConfig.congestion`, TCP_CONGESTION)."""
 
 from swos_net.tcp.congestion.base import CongestionController
+from swos_net.tcp.congestion.cubic import Cubic
+from swos_net.tcp.congestion.dctcp import Dctcp
 from swos_net.tcp.congestion.reno import Reno
 
-CONTROLLERS: dict[str, type[CongestionController]] = {"reno": Reno}
+CONTROLLERS: dict[str, type[CongestionController]] = {"cubic": Cubic, "reno": Reno, "dctcp": Dctcp}
 
 
 def check_controller(name: str) -> None:
@@ -12,7 +14,7 @@ def check_controller(name: str) -> None:
         raise ValueError(f"unknown congestion control {name!r}: choose one of {', '.join(CONTROLLERS)}")
 
 
-def make_controller(name: str, mss: int, initial_window_segments: int) -> CongestionController:
+def make_controller(name: str, mss: int, initial_window_segments: int, *, hystart: bool = True) -> CongestionController:
     """See `check_controller`."""
     check_controller(name)
-    return CONTROLLERS[name](mss, initial_window_segments)
+    return CONTROLLERS[name](mss, initial_window_segments, hystart=hystart)

@@ -1,0 +1,131 @@
+"""The ACK field, SACK blocks and the window (RFC 9293 3.10.7.4, fifth; RFC 2018, 2883).
+
+Read first: scoreboard.py; then recovery.py for what follows from the news.
+"""
+
+from swos_net.errors import WireError
+from swos_net.tcp import mtu_probing, recovery, tail_loss
+from swos_net.tcp.events import Event
+from swos_net.tcp.lifecycle import FIN_ACKNOWLEDGED
+from swos_net.tcp.scoreboard import Delivered
+from swos_net.tcp.segment import FIN, HAS_SACK, Segment
+from swos_net.tcp.seqnum import unwrap
+from swos_net.tcp.tcb import Tcb
+from swos_net.wire.tcp import parse_options
+
+
+def process_ack(tcb: Tcb, segment: Segment, seq: int, ack: int, now: float) -> None:
+    """Takes in what the peer has and how much it would take."""
+    snd_una = tcb.snd_una
+    advance = ack - snd_una
+    records = tcb.scoreboard.records
+    if advance > 0:
+        _advance(tcb, segment, ack, advance, now)
+    elif records and advance == 0:
+        _repeated(tcb, segment, now)
+    elif records and segment.options_present & HAS_SACK and tcb.sack_permitted:
+        _news(tcb, segment, ack, 0, False, now)
+    # the send window, unless the segment is older than the last one used
+    if tcb.snd_wl1 < seq or (tcb.snd_wl1 == seq and tcb.snd_wl2 <= ack):
+        window = segment.window << tcb.snd_wscale
+        if window and not tcb.snd_wnd:
+            tcb.timers.persist = None
+            tcb.persist_backoff = 0
+        tcb.snd_wnd = window
+        tcb.snd_wl1 = seq
+        tcb.snd_wl2 = ack
+        if window > tcb.max_send_window:
+            tcb.max_send_window = window
+    if not tcb.orphan and (tcb.timers.persist is not None or not tcb.snd_wnd):
+        # RFC 9293 3.8.6.1: a peer that answers probes may keep its window shut for ever, while the user does not mind
+        tcb.retransmissions = 0
+
+
+def _repeated(tcb: Tcb, segment: Segment, now: float) -> None:
+    """An ACK of what was acknowledged already."""
+    sack = segment.options_present & HAS_SACK and tcb.sack_permitted
+    # RFC 5681 2, "duplicate acknowledgment"; the answer to a window probe says nothing of loss
+    duplicate = not segment.length and not segment.flags & FIN and (
+        segment.window << tcb.snd_wscale == tcb.snd_wnd and tcb.timers.persist is None
+    )  # fmt: skip
+    if sack or duplicate:
+        _news(tcb, segment, tcb.snd_una, 0, duplicate, now)
+
+
+def _news(tcb: Tcb, segment: Segment, ack: int, advance: int, duplicate: bool, now: float) -> Delivered:
+    delivered = Delivered()
+    if advance:
+        tcb.scoreboard.acknowledged(ack, delivered)
+    if segment.options_present & HAS_SACK and tcb.sack_permitted:
+        _selective(tcb, segment, delivered)
+    recovery.acknowledged(tcb, segment, delivered, advance, duplicate, now)
+    return delivered
+
+
+def _selective(tcb: Tcb, segment: Segment, delivered: Delivered) -> None:
+    """The blocks of a SACK option; those that cannot be true are ignored."""
+    try:
+        blocks = parse_options(segment.option_bytes).sack_blocks
+    except WireError:
+        return
+    board = tcb.scoreboard
+    snd_una = tcb.snd_una
+    previous = None
+    for number, (left, right) in enumerate(blocks):
+        start = unwrap(left, snd_una)
+        end = unwrap(right, snd_una)
+        if number == 0:
+            # RFC 2883 4: the first block lies below the acknowledgment, or within the second
+            below = start < end <= snd_una
+            if not below and len(blocks) > 1 and start < end:
+                second = unwrap(blocks[1][0], snd_una), unwrap(blocks[1][1], snd_una)
+                below = second[0] <= start and end <= second[1]
+            if below and end > tcb.iss and snd_una - start <= max(tcb.max_send_window, 65535):
+                delivered.duplicate_start, delivered.duplicate_end = start, end
+                tcb.counters["TcpExtTCPDSACKRecv"] += 1
+                continue
+        if snd_una < start < end <= tcb.snd_nxt and (start, end) != previous:
+            board.selectively_acknowledged(start, end, delivered)
+            previous = (start, end)
+
+
+def _advance(tcb: Tcb, segment: Segment, ack: int, advance: int, now: float) -> None:
+    tcb.snd_una = ack
+    if tcb.snd_nxt < ack:
+        tcb.snd_nxt = ack  # a window probe beyond it was taken
+    data_end = tcb.data_end
+    ring = tcb.send_ring
+    if ring is not None:
+        consumed = min(ack, data_end) - tcb.send_base - ring.head
+        if consumed > 0:
+            ring.consume(consumed)
+    tcb.retransmissions = 0
+    tcb.progress_since = now
+    _news(tcb, segment, ack, advance, False, now)
+    if tcb.mtu_probe is not None:
+        mtu_probing.acknowledged(tcb, now)
+    if ring is not None:
+        _grow_send_queue(tcb)
+        # a writer that had to wait is woken for a worthwhile step, not for every ACK
+        if tcb.was_full and tcb.send_limit - len(ring) >= tcb.send_limit // 4:
+            tcb.was_full = False
+            tcb.events.append(Event.WRITABLE)
+    timers = tcb.timers
+    if tcb.scoreboard.records:
+        timers.retransmission = now + tcb.rtt.rto  # RFC 6298 (5.3)
+        tail_loss.schedule(tcb, now)
+    else:
+        timers.retransmission = timers.loss_probe = timers.reordering = None  # (5.2)
+    state = tcb.state
+    if ack > data_end and tcb.fin_wanted and state in FIN_ACKNOWLEDGED:
+        tcb.send_ring = None  # nothing of it will be sent again, and TIME-WAIT is long
+        FIN_ACKNOWLEDGED[state](tcb, now)
+
+
+def _grow_send_queue(tcb: Tcb) -> None:
+    """Auto-tuning: the queue holds what is in flight and as much again, so that the writer never holds up the window."""
+    if tcb.send_limit < tcb.send_buffer:
+        wanted = 2 * tcb.congestion.cwnd
+        if wanted > tcb.send_limit:
+            tcb.send_limit = min(wanted, tcb.send_buffer)
+

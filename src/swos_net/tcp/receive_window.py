@@ -1,0 +1,54 @@
+"""The window that we offer: how large it may be, and when a change is worth saying (RFC 9293 3.8.6.2.2).
+
+Auto-tuning: a reader that takes a window's worth within a round trip is offered twice as much, so that the window does
+not limit the path; a slow reader's queue stays short.  The idea is Fisk and Feng's dynamic right-sizing.
+"""
+
+from swos_net.dataplane.byte_ring import ByteRing
+from swos_net.tcp.tcb import Tcb
+
+TUNING_INTERVAL_MIN = 0.001
+SEGMENTS_AHEAD = 16
+
+
+def advertised_window(tcb: Tcb) -> int:
+    """The window field, unscaled octets; moves `rcv_adv` right by worthwhile steps only (RFC 9293 3.8.6.2.2)."""
+    edge = tcb.rcv_nxt + tcb.receive_room
+    if edge - tcb.rcv_adv >= min(tcb.receive_limit // 2, tcb.rcv_mss):
+        tcb.rcv_adv = edge
+    return max(tcb.rcv_adv - tcb.rcv_nxt, 0)
+
+
+def opened(tcb: Tcb) -> None:
+    """The user has read: a window update of its own goes out only when the peer is about to run dry."""
+    advertised = tcb.rcv_adv - tcb.rcv_nxt
+    if advertised >= tcb.receive_limit // 2 or tcb.fin_received:
+        return
+    gain = tcb.receive_room - advertised
+    if gain >= 2 * tcb.rcv_mss or gain >= tcb.receive_limit // 2:
+        tcb.ack_now = True
+
+
+def tune(tcb: Tcb, ring: ByteRing, now: float) -> None:
+    """Once a round trip: the limit becomes twice what the user took meanwhile."""
+    if tcb.receive_limit >= tcb.receive_buffer:
+        return
+    elapsed = now - tcb.autotune_since
+    if elapsed < TUNING_INTERVAL_MIN:
+        return
+    if tcb.autotune_window == 0:
+        tcb.autotune_since = now
+        tcb.autotune_window = tcb.rcv_adv
+        tcb.autotune_copied = ring.head
+        return
+    # a window that was offered at the start has been filled: that took at least one round trip
+    srtt = tcb.rtt.srtt
+    if tcb.rcv_nxt < tcb.autotune_window and (srtt is None or elapsed < srtt):
+        return
+    taken = ring.head - tcb.autotune_copied
+    wanted = 2 * taken + SEGMENTS_AHEAD * tcb.rcv_mss
+    if wanted > tcb.receive_limit:
+        tcb.receive_limit = min(wanted, tcb.receive_buffer)
+    tcb.autotune_since = now
+    tcb.autotune_window = tcb.rcv_adv
+    tcb.autotune_copied = ring.head

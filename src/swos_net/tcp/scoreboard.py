@@ -1,0 +1,244 @@
+"""What is in flight: which bytes were sent when, which of them the peer has, and which are given up as lost.
+
+A record stands for bytes that went out together, often a super-segment; it is split only where an acknowledgment or a
+loss ends inside it, and neighbours that the peer has are joined.  So the list stays about as long as there are holes.
+Sequence numbers are unbounded (seqnum.py).  Deciding what is lost is not done here but in rack.py and recovery.py.
+"""
+
+from bisect import bisect_right
+from operator import attrgetter
+
+_START = attrgetter("start")
+
+
+class Transmission:
+    """Sequence space [start, end) that went out at `sent_at`, the last time if more than once."""
+
+    __slots__ = ("end", "lost", "retransmissions", "sacked", "sent_at", "start")
+
+    def __init__(self, start: int, end: int, sent_at: float, retransmissions: int = 0, sacked: bool = False, lost: bool = False):
+        self.start = start
+        self.end = end
+        self.sent_at = sent_at
+        self.retransmissions = retransmissions
+        self.sacked = sacked  # the peer has it
+        self.lost = lost      # given up: no longer in flight, waits to be sent again
+
+    def __repr__(self) -> str:
+        marks = "".join(mark for mark, on in (("S", self.sacked), ("L", self.lost), ("R", self.retransmissions)) if on)
+        return f"[{self.start}:{self.end} {self.sent_at:.6f}{marks and ' ' + marks}]"
+
+
+class Delivered:
+    """What one arriving segment says was delivered: the sum of its acknowledgment and its SACK blocks."""
+
+    __slots__ = ("duplicate_end", "duplicate_start", "newest_end", "newest_retransmitted", "newest_sent_at", "octets",
+                 "original", "original_start", "rtt_sent_at", "sacked_octets")  # fmt: skip
+
+    def __init__(self) -> None:
+        self.octets = 0         # newly delivered, in order or not
+        self.sacked_octets = 0  # those of them that are out of order
+        self.newest_sent_at = -1.0  # of the most recently sent record among them
+        self.newest_end = 0
+        self.newest_retransmitted = False
+        self.rtt_sent_at: float | None = None  # the same among those sent only once (Karn)
+        self.original = False   # whether anything sent only once is among them
+        self.original_start = -1  # the lowest of those
+        self.duplicate_start = 0  # RFC 2883: what the peer received twice
+        self.duplicate_end = 0
+
+    def add(self, record: Transmission, start: int, end: int) -> None:
+        """[start, end) of a record, which was not known to be delivered before."""
+        self.octets += end - start
+        sent_at = record.sent_at
+        if sent_at > self.newest_sent_at or (sent_at == self.newest_sent_at and end > self.newest_end):
+            self.newest_sent_at = sent_at
+            self.newest_end = end
+            self.newest_retransmitted = record.retransmissions > 0
+        if not record.retransmissions:
+            if not self.original:
+                self.original = True
+                self.original_start = start
+                self.rtt_sent_at = sent_at
+            else:
+                if start < self.original_start:
+                    self.original_start = start
+                if sent_at > self.rtt_sent_at:
+                    self.rtt_sent_at = sent_at
+
+
+class Scoreboard:
+    """Records in the order of their sequence numbers, without gaps from snd_una to snd_nxt."""
+
+    __slots__ = ("highest_sacked", "lost_octets", "records", "sacked_octets")
+
+    def __init__(self) -> None:
+        self.records: list[Transmission] = []
+        self.sacked_octets = 0
+        self.lost_octets = 0
+        self.highest_sacked = 0  # end of the highest SACK block; meaningless while nothing is sacked
+
+    def sent(self, start: int, end: int, now: float) -> None:
+        """New data went out."""
+        records = self.records
+        if records:
+            last = records[-1]
+            if last.sent_at == now and not (last.retransmissions or last.sacked or last.lost):
+                last.end = end
+                return
+        records.append(Transmission(start, end, now))
+
+    @property
+    def outstanding(self) -> int:
+        """Octets between snd_una and snd_nxt."""
+        records = self.records
+        return records[-1].end - records[0].start if records else 0
+
+    @property
+    def in_flight(self) -> int:
+        """RFC 6675's pipe: what is believed to be in the network."""
+        records = self.records
+        return records[-1].end - records[0].start - self.sacked_octets - self.lost_octets if records else 0
+
+    def acknowledged(self, ack: int, delivered: Delivered) -> None:
+        """Everything before `ack` has arrived."""
+        records = self.records
+        gone = 0
+        for record in records:
+            start, end = record.start, record.end
+            if end > ack:
+                if start >= ack:
+                    break
+                end = ack
+                record.start = ack
+            else:
+                gone += 1
+            if record.sacked:
+                self.sacked_octets -= end - start
+                continue
+            if record.lost:
+                self.lost_octets -= end - start
+            delivered.add(record, start, end)
+        if gone:
+            del records[:gone]
+
+    def selectively_acknowledged(self, left: int, right: int, delivered: Delivered) -> None:
+        """The peer holds [left, right), out of order (RFC 2018)."""
+        records = self.records
+        index = max(bisect_right(records, left, key=_START) - 1, 0)
+        changed = False
+        while index < len(records):
+            record = records[index]
+            if record.start >= right:
+                break
+            if record.sacked or record.end <= left:
+                index += 1
+                continue
+            if record.start < left:
+                self.split(index, left)
+                index += 1
+                record = records[index]
+            if record.end > right:
+                self.split(index, right)
+            octets = record.end - record.start
+            if record.lost:
+                record.lost = False
+                self.lost_octets -= octets
+            record.sacked = True
+            self.sacked_octets += octets
+            delivered.sacked_octets += octets
+            delivered.add(record, record.start, record.end)
+            changed = True
+            index += 1
+        if changed:
+            if right > self.highest_sacked or self.sacked_octets == delivered.sacked_octets:
+                self.highest_sacked = right
+            self._join_sacked()
+
+    def _join_sacked(self) -> None:
+        records = self.records
+        kept = [records[0]]
+        for record in records[1:]:
+            last = kept[-1]
+            if record.sacked and last.sacked:
+                last.end = record.end
+            else:
+                kept.append(record)
+        if len(kept) < len(records):
+            records[:] = kept
+
+    def split(self, index: int, position: int) -> None:
+        """Makes two records of one, the second beginning at `position`."""
+        record = self.records[index]
+        rest = Transmission(position, record.end, record.sent_at, record.retransmissions, record.sacked, record.lost)
+        record.end = position
+        self.records.insert(index + 1, rest)
+
+    def mark_lost(self, record: Transmission) -> None:
+        """Gives up one record that was in flight."""
+        record.lost = True
+        self.lost_octets += record.end - record.start
+
+    def mark_first_lost(self, length: int) -> None:
+        """Gives up the first octets, at most `length` of them, unless the peer has them or they are given up already."""
+        records = self.records
+        if records and not records[0].sacked and not records[0].lost:
+            if records[0].end - records[0].start > length:
+                self.split(0, records[0].start + length)
+            self.mark_lost(records[0])
+
+    def mark_all_lost(self) -> None:
+        """Gives up everything that the peer is not known to have."""
+        for record in self.records:
+            if not record.sacked and not record.lost:
+                self.mark_lost(record)
+
+    def unmark_lost(self) -> None:
+        """Takes back every loss: it was spurious."""
+        for record in self.records:
+            record.lost = False
+        self.lost_octets = 0
+
+    def forget_sacked(self) -> None:
+        """The peer may have dropped what it reported (RFC 2018 8)."""
+        for record in self.records:
+            record.sacked = False
+        self.sacked_octets = 0
+
+    def first_lost(self) -> int:
+        """Index of the lowest record that waits to be sent again, -1 without one."""
+        if self.lost_octets:
+            for index, record in enumerate(self.records):
+                if record.lost:
+                    return index
+        return -1
+
+    def take_lost(self, index: int, length: int, now: float) -> Transmission:
+        """The first `length` octets of a lost record go out again."""
+        record = self.records[index]
+        if record.end - record.start > length:
+            self.split(index, record.start + length)
+        self.lost_octets -= record.end - record.start
+        record.lost = False
+        record.sent_at = now
+        record.retransmissions += 1
+        return record
+
+    def take_last(self, length: int, now: float) -> Transmission | None:
+        """The last octets, at most `length`, go out again as a probe (RFC 8985 7.3); None when the peer has them."""
+        records = self.records
+        if not records or records[-1].sacked:
+            return None
+        if records[-1].end - records[-1].start > length:
+            self.split(len(records) - 1, records[-1].end - length)
+        record = records[-1]
+        if record.lost:
+            record.lost = False
+            self.lost_octets -= record.end - record.start
+        record.sent_at = now
+        record.retransmissions += 1
+        return record
+
+    def clear(self) -> None:
+        self.records.clear()
+        self.sacked_octets = self.lost_octets = 0

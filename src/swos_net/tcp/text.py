@@ -1,0 +1,141 @@
+"""Segment text and FIN (RFC 9293 3.10.7.4, seventh and eighth), reassembly, and when to acknowledge.
+
+Also: SACK and DSACK towards the peer (RFC 2018, 2883), congestion marks towards the peer (RFC 3168 6.1.3, RFC 8257 3.2).
+"""
+
+import errno
+
+from swos_net.dataplane.byte_ring import ByteRing
+from swos_net.tcp import receive_window
+from swos_net.tcp.events import Event
+from swos_net.tcp.lifecycle import fail, to_time_wait
+from swos_net.tcp.output import acceptable_seq
+from swos_net.tcp.segment import ACK, CWR, FIN, RST, Segment
+from swos_net.tcp.state import RECEIVING, State
+from swos_net.tcp.tcb import Tcb
+
+CONGESTION_EXPERIENCED = 3  # RFC 3168 5
+
+
+def process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
+    """Takes what lies in the window, in order or not."""
+    if tcb.state not in RECEIVING:
+        return  # 3.10.7.4: "this should not occur": after a FIN there is no text
+    rcv_nxt = tcb.rcv_nxt
+    length = segment.length
+    if length > tcb.rcv_mss:
+        tcb.rcv_mss = min(length, tcb.rcv_mss_max)
+    end = seq + length
+    if tcb.fin_seq is not None:
+        end = min(end, tcb.fin_seq)
+    skip = 0
+    if seq < rcv_nxt:
+        skip = rcv_nxt - seq
+        report_duplicate(tcb, seq, min(end, rcv_nxt))
+    end = min(end, tcb.rcv_adv)
+    take = end - seq - skip
+    if take <= 0:
+        tcb.ack_now = True
+        return
+    if tcb.receive_shut and tcb.orphan:
+        # RFC 1122 4.2.2.13: data for a user who has gone is answered with a reset
+        tcb.replies.append((acceptable_seq(tcb), tcb.rcv_nxt, RST | ACK))
+        tcb.counters["TcpExtTCPAbortOnData"] += 1
+        fail(tcb, errno.ECONNRESET)
+        return
+    if tcb.ecn:
+        _congestion_mark(tcb, segment)
+    ring = tcb.receive_ring
+    if ring is None:
+        ring = tcb.receive_ring = ByteRing(tcb.receive_buffer)
+    if seq + skip == rcv_nxt and not tcb.out_of_order:
+        taken = segment.payload.append_to(ring, skip, take)
+        tcb.rcv_nxt = rcv_nxt + taken
+        tcb.ack_pending += taken
+        if taken < take:
+            tcb.ack_now = True
+    elif not _reassemble(tcb, segment, ring, seq + skip, skip, end, now):
+        return
+    if tcb.receive_shut:
+        ring.consume(len(ring))
+    tcb.events.append(Event.READABLE)
+    receive_window.tune(tcb, ring, now)
+    if tcb.ack_now:
+        return
+    if tcb.ack_pending >= 2 * tcb.rcv_mss or tcb.quick_ack_on:
+        tcb.ack_now = True  # RFC 9293 3.8.6.3: at least every second full-sized segment
+    elif tcb.quick_acks > 0 and tcb.quick_ack_on is None:
+        tcb.quick_acks -= 1
+        tcb.ack_now = True
+    elif tcb.timers.delayed_ack is None:
+        tcb.timers.delayed_ack = now + tcb.config.delayed_ack
+
+
+def _reassemble(tcb: Tcb, segment: Segment, ring: ByteRing, start: int, skip: int, end: int, now: float) -> bool:
+    """Text beyond a gap, or text that fills one; True when `rcv_nxt` moved."""
+    rcv_nxt = tcb.rcv_nxt
+    tcb.ack_now = True  # RFC 5681 4.2: at once, for a gap and for what fills one
+    known = tcb.out_of_order.around(start)
+    if known is not None:
+        report_duplicate(tcb, start, min(end, known[1]))
+    if not tcb.out_of_order.add(start, end):
+        return False
+    tcb.last_out_of_order = start
+    segment.payload.store_in(ring, start - tcb.receive_base, skip, end - start)
+    in_order = tcb.out_of_order.take_from(rcv_nxt)
+    if in_order == rcv_nxt:
+        tcb.acks_owed += 1
+        tcb.counters["TcpExtTCPOFOQueue"] += 1
+        return False
+    ring.advance(in_order - rcv_nxt)
+    tcb.rcv_nxt = in_order
+    return True
+
+
+def report_duplicate(tcb: Tcb, start: int, end: int) -> None:
+    """RFC 2883 4: octets that came twice go into the next SACK option."""
+    if tcb.sack_permitted and end > start and tcb.config.dsack:
+        tcb.dsack = (start, end)
+
+
+def _congestion_mark(tcb: Tcb, segment: Segment) -> None:
+    marked = segment.ecn == CONGESTION_EXPERIENCED
+    if tcb.congestion.uses_ecn:
+        if marked != tcb.rcv_ce:
+            tcb.ack_now = True  # RFC 8257 3.2: what came before the change is acknowledged as it was
+        tcb.rcv_ce = tcb.ece_wanted = marked
+        return
+    if segment.flags & CWR:
+        tcb.ece_wanted = False  # RFC 3168 6.1.3
+    if marked and not tcb.ece_wanted:
+        tcb.ece_wanted = True
+        tcb.ack_now = True
+
+
+def process_fin(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
+    """The end of the peer's stream, when everything before it is here."""
+    if segment.flags & FIN and tcb.fin_seq is None and not tcb.fin_received:
+        end = seq + segment.length
+        if end <= tcb.rcv_adv:
+            tcb.fin_seq = end
+    if tcb.fin_received:
+        if segment.flags & FIN:
+            tcb.ack_now = True
+            if tcb.state is State.TIME_WAIT:
+                tcb.timers.time_wait = now + tcb.config.time_wait
+        return
+    if tcb.fin_seq is None or tcb.fin_seq != tcb.rcv_nxt:
+        return
+    tcb.fin_received = True
+    tcb.rcv_nxt += 1
+    tcb.rcv_adv = max(tcb.rcv_adv, tcb.rcv_nxt)
+    tcb.ack_now = True
+    tcb.events.append(Event.PEER_CLOSED)
+    state = tcb.state
+    if state is State.ESTABLISHED or state is State.SYN_RECEIVED:
+        tcb.state = State.CLOSE_WAIT
+    elif state is State.FIN_WAIT_1:
+        # our FIN's acknowledgment, had it come, would have been handled above
+        tcb.state = State.CLOSING
+    elif state is State.FIN_WAIT_2:
+        to_time_wait(tcb, now)
