@@ -31,6 +31,10 @@ def process_ack(tcb: Tcb, segment: Segment, seq: int, ack: int, now: float) -> N
         if window and not tcb.snd_wnd:
             tcb.timers.persist = None
             tcb.persist_backoff = 0
+            if records:
+                # what went beyond a window that was taken back is not waited for any longer
+                tcb.scoreboard.mark_first_lost(tcb.mss)
+                tcb.recovery.forced = True
         tcb.snd_wnd = window
         tcb.snd_wl1 = seq
         tcb.snd_wl2 = ack
@@ -83,6 +87,7 @@ def _selective(tcb: Tcb, segment: Segment, delivered: Delivered) -> None:
             if below and end > tcb.iss and snd_una - start <= max(tcb.max_send_window, 65535):
                 delivered.duplicate_start, delivered.duplicate_end = start, end
                 tcb.counters["TcpExtTCPDSACKRecv"] += 1
+                tcb.recovery.dsacks_received += 1
                 continue
         if snd_una < start < end <= tcb.snd_nxt and (start, end) != previous:
             board.selectively_acknowledged(start, end, delivered)

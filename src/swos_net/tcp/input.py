@@ -23,6 +23,9 @@ REPLIES_MAX = 16  # resets and the like that wait for the link to take them
 
 def segment_arrives(tcb: Tcb, segment: Segment, now: float, ipv4: bool = True) -> None:
     """Takes one segment in; what it means is left in `tcb.events` and the output marks."""
+    tcb.segments_in += 1
+    if tcb.trace is not None:
+        tcb.trace("received", now, tcb, segment)
     state = tcb.state
     if state is State.SYN_SENT:
         _syn_sent(tcb, segment, now, ipv4)

@@ -15,6 +15,7 @@ from swos_net.tcp.scoreboard import Transmission
 from swos_net.tcp.segment import ACK, CWR, ECE, ECT0, FIN, PSH, RST, SYN
 from swos_net.tcp.state import SENDING, State
 from swos_net.tcp.tcb import Tcb
+from swos_net.tcp.trace import TracedSink
 
 
 class SegmentSink(Protocol):
@@ -30,6 +31,8 @@ CORK_SECONDS = 0.2  # how long TCP_CORK holds a small segment back
 
 def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
     """Hands at most `budget` segments to `sink`; True when more could go at once."""
+    if tcb.trace is not None:
+        sink = TracedSink(sink, tcb, now)
     while tcb.replies:
         if budget <= 0:
             return True
@@ -91,7 +94,9 @@ def _emit(tcb: Tcb, now: float, sink: SegmentSink, seq: int, flags: int, length:
     window, options = acknowledgment or _acknowledgment(tcb, now)
     if tcb.ece_wanted:
         flags |= ECE
+    tcb.segments_out += 1
     if length:
+        tcb.data_segments_out += -(-length // tcb.mss)
         # RFC 6691: what SACK blocks take comes off the payload
         size = tcb.mss + (TIMESTAMPS_LENGTH if tcb.timestamps else 0) - len(options)
         sink.add_tcp(seq, tcb.rcv_nxt, flags, window, options, tcb.send_ring, seq - tcb.send_base, length, size, ecn)

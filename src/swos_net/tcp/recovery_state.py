@@ -17,7 +17,7 @@ class Recovery:
     """The variables of recovery; RFC 9937's and RFC 8985's names."""
 
     __slots__ = (
-        "delivered_high", "delivered_total", "duplicate_acks", "dsack_round", "f_rto", "flight_at_start", "forced",
+        "delivered_high", "delivered_total", "duplicate_acks", "dsack_round", "dsacks_received", "f_rto", "flight_at_start", "forced",
         "phase", "prefer_new", "prior_cwnd", "probe_end", "probe_retransmitted", "prr_delivered", "prr_out", "rack_end", "rack_rtt",
         "rack_sent_at", "recover", "reordering_seen", "retransmit_stamp", "stale_retransmissions", "undo_possible", "window_multiplier",
         "window_persist",
@@ -28,6 +28,7 @@ class Recovery:
         self.recover = iss  # RFC 6582 3.2
         self.duplicate_acks = 0
         self.delivered_total = 0
+        self.dsacks_received = 0
         # RFC 9937
         self.prr_delivered = 0
         self.prr_out = 0

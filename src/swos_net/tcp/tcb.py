@@ -28,14 +28,14 @@ class Tcb:
 
     __slots__ = (
         "ack_now", "ack_pending", "acks_owed", "autotune_copied", "autotune_since", "autotune_window", "challenge_credit",
-        "challenge_second", "config", "congestion", "cork", "counters", "cwnd_limited", "cwr_wanted", "dsack", "ece_wanted",
+        "challenge_second", "config", "congestion", "cork", "counters", "cwnd_limited", "cwr_wanted", "data_segments_in", "data_segments_out", "dsack", "ece_wanted",
         "ecn", "error", "events", "fin_received", "fin_seq", "fin_wanted", "flight_high", "flight_round_end", "irs",
         "irs_known", "iss", "keepalive_idle", "keepalive_interval", "keepalive_on", "keepalive_probe_limit", "keepalive_probes",
         "last_ack_sent", "last_out_of_order", "last_received", "last_send", "link_mss", "loss_probe_wanted", "max_send_window",
-        "may_complete", "mss", "mtu_probe", "nodelay", "orphan", "out_of_order", "passive", "path_mss", "persist_backoff", "probe_now", "progress_since",
+        "may_complete", "mss", "mtu_probe", "nodelay", "orphan", "out_of_order", "out_of_order_segments", "passive", "path_mss", "persist_backoff", "probe_now", "progress_since",
         "quick_ack_on", "quick_acks", "rcv_adv", "rcv_ce", "rcv_mss", "rcv_mss_max", "rcv_nxt", "rcv_wscale", "receive_base",
         "receive_buffer", "receive_limit", "receive_ring", "receive_shut", "recovery", "replies", "retransmissions",
-        "retransmitted_octets", "retransmitted_segments", "rtt", "sack_permitted", "scoreboard", "send_base", "send_buffer",
+        "retransmitted_octets", "retransmitted_segments", "rtt", "sack_permitted", "scoreboard", "segments_in", "segments_out", "send_base", "send_buffer",
         "send_limit", "send_ring", "small_until", "snd_max", "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd",
         "snd_wscale", "soft_error", "state", "super_segment", "syn_retries", "syn_wanted", "timers", "timestamps", "trace", "ts_offset", "ts_recent",
         "ts_recent_age", "user_timeout", "was_full", "window_scaling",
@@ -115,6 +115,9 @@ class Tcb:
         self.persist_backoff = 0
         self.retransmitted_segments = 0
         self.retransmitted_octets = 0
+        self.segments_in = self.segments_out = 0
+        self.data_segments_in = self.data_segments_out = 0
+        self.out_of_order_segments = 0
         self.counters: dict[str, int] = counters if counters is not None else Counter()
         self.trace: Callable[[str, float, Tcb, object], None] | None = None
 

@@ -23,6 +23,7 @@ def process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
         return  # 3.10.7.4: "this should not occur": after a FIN there is no text
     rcv_nxt = tcb.rcv_nxt
     length = segment.length
+    tcb.data_segments_in += 1
     if length > tcb.rcv_mss:
         tcb.rcv_mss = min(length, tcb.rcv_mss_max)
     end = seq + length
@@ -85,6 +86,7 @@ def _reassemble(tcb: Tcb, segment: Segment, ring: ByteRing, start: int, skip: in
     in_order = tcb.out_of_order.take_from(rcv_nxt)
     if in_order == rcv_nxt:
         tcb.acks_owed += 1
+        tcb.out_of_order_segments += 1
         tcb.counters["TcpExtTCPOFOQueue"] += 1
         return False
     ring.advance(in_order - rcv_nxt)

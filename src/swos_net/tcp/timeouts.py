@@ -9,6 +9,8 @@ from swos_net.tcp.tcb import Tcb
 def handle_timeout(tcb: Tcb, now: float) -> None:
     """Every deadline that has passed takes its effect; output may be waiting afterwards."""
     timers = tcb.timers
+    if tcb.trace is not None:
+        tcb.trace("timeout", now, tcb, timers.next_deadline())
     if timers.time_wait is not None and timers.time_wait <= now:
         closed(tcb)
         return
