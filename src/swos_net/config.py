@@ -92,4 +92,5 @@ class StackConfig:
     max_endpoints: int = 65536
     udp_receive_buffer: int = 212992
     udp_send_buffer: int = 1 << 20
+    socket_buffer_max: int = 4 << 20  # what SO_RCVBUF and SO_SNDBUF may ask for
     half_open_limit: int = 4096

@@ -70,6 +70,14 @@ class Connection:
         tcb.state = State.SYN_RECEIVED
         tcb.syn_wanted = True
 
+    def syn_ack_was_sent(self, now: float) -> None:
+        """After `accept_syn`, for a SYN,ACK that went out without this connection (syn_cookie.py)."""
+        tcb = self.tcb
+        tcb.syn_wanted = False
+        tcb.snd_nxt = tcb.snd_max = tcb.iss + 1
+        tcb.rcv_adv = tcb.rcv_nxt + min(tcb.receive_room, 65535)
+        tcb.last_ack_sent = tcb.rcv_nxt
+
     def send(self, data) -> int:
         """Queues a bytes-like object of single bytes; returns how many there was room for (0: wait for WRITABLE).
 
@@ -200,6 +208,11 @@ class Connection:
             tcb.error = tcb.error or errno.ECONNABORTED
             closed(tcb)
 
+    def forget(self) -> None:
+        """The end of TIME-WAIT before its time (RFC 9293 3.10.7.4 would have it wait: memory is short)."""
+        if self.tcb.state is State.TIME_WAIT:
+            closed(self.tcb)
+
     def fail(self, code: int) -> None:
         """The link is gone: the connection ends with an error and nothing is sent."""
         if self.tcb.state is not State.CLOSED:
@@ -219,6 +232,11 @@ class Connection:
         if tcb.state > State.SYN_RECEIVED:
             tcb.congestion.cwnd = before.cwnd
             tcb.congestion.ssthresh = before.ssthresh
+
+    def set_pacing_rate(self, octets_per_second: float | None) -> None:
+        """SO_MAX_PACING_RATE; None takes the limit away."""
+        self.tcb.pacing_rate_max = octets_per_second
+        self.tcb.paced = self.tcb.config.pacing or octets_per_second is not None
 
     def set_send_buffer(self, octets: int) -> None:
         """SO_SNDBUF: a fixed size instead of auto-tuning; a queue that exists keeps its capacity."""

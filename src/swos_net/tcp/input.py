@@ -76,6 +76,8 @@ def _syn_sent(tcb: Tcb, segment: Segment, now: float, ipv4: bool) -> None:
 
 def _measure_handshake(tcb: Tcb, segment: Segment, now: float) -> None:
     """The round trip of our SYN: sent once (Karn), or told apart by its timestamp."""
+    if tcb.timers.retransmission is None:
+        return  # a cookie: nobody knows when it went out
     if not tcb.retransmitted_segments:
         tcb.rtt.measured(now - tcb.last_send, tcb.snd_una, tcb.snd_nxt)
     elif tcb.timestamps and segment.options_present & HAS_TIMESTAMPS and segment.ts_ecr:
@@ -179,6 +181,8 @@ def _unacceptable(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
         tcb.timers.time_wait = now + tcb.config.time_wait
     if tcb.state is State.SYN_RECEIVED and flags & SYN and seq == tcb.irs:
         tcb.syn_wanted = True  # the peer did not see our SYN,ACK
+        if tcb.timestamps and segment.options_present & HAS_TIMESTAMPS:
+            tcb.ts_recent = segment.ts_val  # or the peer would measure from its first SYN
         return
     if flags & SYN:
         _challenge(tcb, now)

@@ -21,12 +21,15 @@ class Listener:
         self.overflows = 0
         self._completing = 0  # between may_complete and completed
 
-    def may_take_syn(self) -> bool:
-        """False: drop the SYN silently, the peer sends it again (RFC 9293 leaves it open; Linux and BSD do so)."""
-        if len(self.accepted) >= self.backlog or len(self.half_open) >= self.half_open_limit:
-            self.overflows += 1
-            return False
-        return True
+    @property
+    def accept_queue_full(self) -> bool:
+        """Then a SYN is dropped silently, the peer sends it again (RFC 9293 leaves it open; Linux and BSD do so)."""
+        return len(self.accepted) >= self.backlog
+
+    @property
+    def syn_queue_full(self) -> bool:
+        """Then a SYN is answered without being kept (syn_cookie.py), or dropped."""
+        return len(self.half_open) >= self.half_open_limit
 
     def may_complete(self) -> bool:
         """Whether a handshake may end now: then `completed` follows.  False while as many wait as the backlog allows."""

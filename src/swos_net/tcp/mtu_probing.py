@@ -6,7 +6,7 @@ The variables are `tcb.mtu_probe`, made when `TcpConfig.mtu_probing` asks for it
 from swos_net.tcp.options import set_mss
 from swos_net.tcp.tcb import Tcb
 
-BLACK_HOLE_TIMEOUTS = 2  # RFC 4821 7.7: full-sized segments time out in a row
+BLACK_HOLE_TIMEOUTS = 3  # RFC 4821 7.7: full-sized segments time out in a row; RFC 9293's R1
 SEARCH_STEP = 32         # octets: a finer search is not worth its losses
 SEARCH_AGAIN = 600.0     # RFC 4821 7.3: seconds until a larger size is tried again
 WINDOW_SEGMENTS = 11     # RFC 4821 7.4: so much more must follow that a lost probe is found by duplicate ACKs

@@ -6,7 +6,7 @@ here waits.  How much may be in flight is the congestion controller's `cwnd` aga
 
 from typing import Protocol
 
-from swos_net.tcp import mtu_probing, tail_loss
+from swos_net.tcp import mtu_probing, pacing, tail_loss
 from swos_net.tcp.options import TIMESTAMPS_LENGTH, segment_options, syn_options
 from swos_net.tcp.receive_window import advertised_window
 from swos_net.tcp.recovery import note_flight, pipe
@@ -250,7 +250,10 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
                 _emit(tcb, now, sink, seq, FIN | ACK, 0, acknowledgment)
             break
         room = window_end - seq
-        length = min(remaining, room, usable, tcb.super_segment)
+        most = tcb.super_segment
+        if tcb.paced and not (most := min(most, pacing.allowance(tcb, now))):
+            break
+        length = min(remaining, room, usable, most)
         if length < remaining:
             if usable < remaining and usable <= room:
                 limited = True
@@ -329,6 +332,8 @@ def _sent(tcb: Tcb, now: float, seq: int, occupied: int) -> None:
     recovery = tcb.recovery
     if recovery.phase is Phase.RECOVERY or recovery.phase is Phase.CWR:
         recovery.prr_out += occupied
+    if tcb.paced:
+        pacing.sent(tcb, occupied, now)
     tcb.last_send = now
     if tcb.timers.retransmission is None:
         tcb.timers.retransmission = now + tcb.rtt.rto  # RFC 6298 (5.1)

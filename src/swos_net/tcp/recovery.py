@@ -13,6 +13,8 @@ from swos_net.tcp.segment import ECE, HAS_TIMESTAMPS, Segment
 from swos_net.tcp.seqnum import MASK
 from swos_net.tcp.tcb import Tcb
 
+RTT_MAX = 600.0  # more is a timestamp that nobody sent
+
 
 def flight(tcb: Tcb) -> int:
     """RFC 5681's FlightSize, as far as the window was used."""
@@ -97,14 +99,19 @@ def note_flight(tcb: Tcb, limited: bool) -> None:
 
 def _measure(tcb: Tcb, segment: Segment, delivered: Delivered, now: float) -> float | None:
     """RFC 6298 3: Karn's rule, or RFC 7323 4 where an echoed timestamp tells which transmission was acknowledged."""
-    sent_at = delivered.rtt_sent_at
-    if sent_at is not None:
-        rtt = now - sent_at
-    elif delivered.octets and tcb.timestamps and segment.options_present & HAS_TIMESTAMPS and segment.ts_ecr:
-        rtt = max(((tcb.timestamp(now) - segment.ts_ecr) & MASK) / 1000, 0.001)
-        if rtt > 3600:
-            return None
-    else:
+    if not delivered.octets:
+        return None
+    rtt = None
+    if delivered.rtt_sent_at is not None and not delivered.retransmitted:
+        rtt = now - delivered.rtt_sent_at
+    if tcb.timestamps and segment.options_present & HAS_TIMESTAMPS and segment.ts_ecr:
+        echoed = max(((tcb.timestamp(now) - segment.ts_ecr) & MASK) / 1000, 0.001)
+        # an ACK that was lost makes the first look long, a coarse clock the second
+        if rtt is None:
+            rtt = echoed
+        elif echoed + 0.001 < rtt:
+            rtt = echoed + 0.001
+    if rtt is None or rtt > RTT_MAX:
         return None
     tcb.rtt.measured(rtt, tcb.snd_una, tcb.snd_nxt)
     return rtt

@@ -33,7 +33,7 @@ class Delivered:
     """What one arriving segment says was delivered: the sum of its acknowledgment and its SACK blocks."""
 
     __slots__ = ("duplicate_end", "duplicate_start", "newest_end", "newest_retransmitted", "newest_sent_at", "octets",
-                 "original", "original_start", "rtt_sent_at", "sacked_octets")  # fmt: skip
+                 "original", "original_start", "retransmitted", "rtt_sent_at", "sacked_octets")  # fmt: skip
 
     def __init__(self) -> None:
         self.octets = 0         # newly delivered, in order or not
@@ -42,6 +42,7 @@ class Delivered:
         self.newest_end = 0
         self.newest_retransmitted = False
         self.rtt_sent_at: float | None = None  # the same among those sent only once (Karn)
+        self.retransmitted = False  # whether anything sent more than once is among them
         self.original = False   # whether anything sent only once is among them
         self.original_start = -1  # the lowest of those
         self.duplicate_start = 0  # RFC 2883: what the peer received twice
@@ -65,6 +66,8 @@ class Delivered:
                     self.original_start = start
                 if sent_at > self.rtt_sent_at:
                     self.rtt_sent_at = sent_at
+        else:
+            self.retransmitted = True
 
 
 class Scoreboard:

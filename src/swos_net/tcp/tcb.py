@@ -32,7 +32,7 @@ class Tcb:
         "ecn", "error", "events", "fin_received", "fin_seq", "fin_wanted", "flight_high", "flight_round_end", "irs",
         "irs_known", "iss", "keepalive_idle", "keepalive_interval", "keepalive_on", "keepalive_probe_limit", "keepalive_probes",
         "last_ack_sent", "last_out_of_order", "last_received", "last_send", "link_mss", "loss_probe_wanted", "max_send_window",
-        "may_complete", "mss", "mtu_probe", "nodelay", "orphan", "out_of_order", "out_of_order_segments", "passive", "path_mss", "persist_backoff", "probe_now", "progress_since",
+        "may_complete", "mss", "mtu_probe", "nodelay", "orphan", "out_of_order", "out_of_order_segments", "paced", "paced_until", "pacing_rate_max", "passive", "path_mss", "persist_backoff", "probe_now", "progress_since",
         "quick_ack_on", "quick_acks", "rcv_adv", "rcv_ce", "rcv_mss", "rcv_mss_max", "rcv_nxt", "rcv_wscale", "receive_base",
         "receive_buffer", "receive_limit", "receive_ring", "receive_shut", "recovery", "replies", "retransmissions",
         "retransmitted_octets", "retransmitted_segments", "rtt", "sack_permitted", "scoreboard", "segments_in", "segments_out", "send_base", "send_buffer",
@@ -108,6 +108,9 @@ class Tcb:
         self.scoreboard = Scoreboard()
         self.recovery = Recovery(iss)
         self.cwnd_limited = False
+        self.paced = config.pacing
+        self.paced_until = 0.0
+        self.pacing_rate_max: float | None = None  # SO_MAX_PACING_RATE, octets a second
         self.flight_high = 0  # what one round trip had in flight, at most
         self.flight_round_end = iss
         self.retransmissions = 0  # timeouts since something was last acknowledged

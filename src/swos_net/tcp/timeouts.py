@@ -18,6 +18,8 @@ def handle_timeout(tcb: Tcb, now: float) -> None:
         timers.delayed_ack = None
         tcb.ack_now = True
         tcb.counters["TcpExtDelayedACKs"] += 1
+    if timers.pacing is not None and timers.pacing <= now:
+        timers.pacing = None
     if timers.reordering is not None and timers.reordering <= now:
         timers.reordering = None
         if tcb.scoreboard.records:
