@@ -45,6 +45,10 @@ def add_stack_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--allow", action="append", default=[], metavar="RULE", type=_text(Rule.parse),
                        help="protocol:operations:prefix:ports; with this option the program may do what these rules "
                             "say and no more, without it what it needs; repeatable")
+    group.add_argument("--deny", action="append", default=[], metavar="RULE", type=_text(Rule.parse),
+                       help="what the program may not do, whatever --allow says; repeatable")
+    group.add_argument("--name-server", action="append", default=[], metavar="A", type=_text(ipaddress.ip_address),
+                       help="DNS server to ask (default: those of the lease); repeatable")
 
 
 @contextlib.asynccontextmanager
@@ -62,14 +66,14 @@ def stack_settings(arguments: argparse.Namespace) -> dict[str, Any]:
     settings = {
         "addresses": arguments.address, "gateways": arguments.gateway, "dhcp": arguments.dhcp,
         "dhcp_server": arguments.dhcp_server, "ra": arguments.ra, "mac": arguments.mac, "mtu": arguments.mtu,
-        "pcap": arguments.pcap,
+        "pcap": arguments.pcap, "name_servers": arguments.name_server,
     }
     return {name: value for name, value in settings.items() if value or value is False and name == "dhcp_server"}
 
 
 def tool_capability(root: Capability, arguments: argparse.Namespace, needed: Iterable[str], label: str) -> Capability:
-    """The authority a program runs with: the rules of --allow, or what it needs."""
-    return root.attenuate(arguments.allow or needed, label)
+    """The authority a program runs with: the rules of --allow, or what it needs, less those of --deny."""
+    return root.attenuate(arguments.allow or needed, label, deny=arguments.deny)
 
 
 def number(low: int, high: int) -> Callable[[str], int]:

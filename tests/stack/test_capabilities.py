@@ -1,11 +1,16 @@
 """What a capability does not allow leaves no trace on the link."""
 
 import errno
+import io
+from random import Random
 
 import pytest
 
 from swos_net.address import parse_address
 from swos_net.capability import CapabilityError
+from swos_net.device.pair import make_pair
+from swos_net.device.pcap import PcapTap
+from swos_net.runtime.open_stack import open_stack
 
 
 def quiet(net):
@@ -88,3 +93,61 @@ def test_an_answer_to_what_was_sent_is_delivered(pair):
     question = net.run(server.receive)
     server.send_to(b"answer", question.remote, question.remote_port, net.now)
     assert net.run(client.receive).payload == b"answer"
+
+
+def test_denied_operations_leave_nothing_in_a_capture():
+    """Neither a packet nor a question for a neighbour's address, with the errors that tell the program."""
+    capture = io.BytesIO()
+    ours, theirs = make_pair()
+    poller = open_stack(PcapTap(ours, capture), addresses=["10.0.0.1/24"], dhcp_server=False, random=Random(1), now=0.0)
+    stack = poller.stack
+
+    def recorded(until, begin):
+        for step in range(10 * (until - begin)):
+            while poller.poll(begin + step / 10):
+                pass
+        poller.ports[0].device._flush()
+        return len(capture.getvalue())
+
+    announced = recorded(20, 0)
+    neighbour = parse_address("10.0.0.2")
+    only = stack.root.attenuate("tcp:connect:10.0.0.0/24:* udp:send:10.0.0.0/24:* tcp:bind:*:*", deny="*:*:10.0.0.2:*")
+    refused(stack.tcp_connect, only, neighbour, 80, 20.0)
+    refused(stack.tcp_connect, only, parse_address("::ffff:10.0.0.2"), 80, 20.0)
+    refused(stack.tcp_listen, only, parse_address("10.0.0.1"), 80)
+    endpoint = stack.udp_open(only, parse_address("0.0.0.0"))
+    for payload in (b"", b"x", bytes(4000)):
+        refused(endpoint.send_to, payload, neighbour, 53, 20.0)
+    refused(endpoint.connect, neighbour, 53)
+    assert recorded(80, 20) == announced
+    endpoint.send_to(b"x", parse_address("10.0.0.3"), 53, 80.0)
+    assert recorded(81, 80) > announced, "the capture does not see what is sent"
+    theirs.close()
+
+
+def test_what_was_not_granted_does_not_go_out_whoever_forgot_to_ask(pair):
+    """The last line: an endpoint whose capability is exchanged for one that nobody asked stays silent."""
+    net = quiet(pair())
+    other = net.client.stack.root.attenuate("tcp:connect:10.0.0.77:80 udp:send:10.0.0.77:*")
+    stream = net.client.connect(net.server_address[4], 80)
+    stream.endpoint.capability = other
+    datagrams = net.client.open_udp()
+    net.client.send_udp(datagrams, b"x", net.server_address[4], 53)
+    datagrams.capability = other
+    net.rest(30.0)
+    assert net.frames == []
+    assert net.client.stack.counters["OutNotAllowed"] >= 2
+
+
+def test_who_accepts_is_asked_before_anything_is_answered(pair):
+    """Denials count for those who come, too."""
+    net = quiet(pair())
+    only = net.server.stack.root.attenuate("*:*:*:*", deny="*:accept:10.0.0.1:* udp:send:10.0.0.1:*")
+    acceptor = net.server.listen(80, address="0.0.0.0", capability=only)
+    endpoint = net.server.open_udp(53, address="0.0.0.0", capability=only)
+    net.client.connect(net.server_address[4], 80)
+    net.client.send_udp(net.client.open_udp(), b"x", net.server_address[4], 53)
+    net.rest(5.0)
+    assert not acceptor.streams and endpoint.receive() is None
+    assert net.server.interface.counters["DropNotAllowed"] >= 2
+    assert all(header.destination_port == 80 for _, header, _, _ in net.segments())

@@ -1,8 +1,13 @@
 """The capability object: rule text, coverage, attenuation that never amplifies, refusals that say what would help."""
 
+import asyncio
+import contextlib
 import copy
 import errno
+import gc
 import pickle
+import socket
+import sys
 from dataclasses import FrozenInstanceError
 
 import pytest
@@ -10,7 +15,8 @@ from hypothesis import assume, given, strategies as st
 
 from swos_net import capability as module
 from swos_net.address import BROADCAST4, IPV4_PREFIX, UNSPECIFIED4, UNSPECIFIED6, parse_address
-from swos_net.capability import ALL_PORTS, OPERATIONS, AmplificationError, Capability, CapabilityError, Rule, _root
+from swos_net.capability import (ALL_PORTS, OPERATIONS, AmplificationError, Capability, CapabilityError,
+                                 CapabilityResolveError, Rule, _root, active_capability, current_capability, why)
 
 HOST = parse_address("10.0.2.15")
 PEER = parse_address("10.0.2.2")
@@ -309,3 +315,177 @@ def test_a_covered_rule_allows_nothing_more(parent, data):
                 for port in (0, 4, 8, 65535):
                     assert held.allows(operation, protocol, address, port) or not derived.allows(
                         operation, protocol, address, port)
+
+
+# --- denials ---
+
+def test_what_is_denied_is_refused_whatever_the_rules_say():
+    capability = _root().attenuate("tcp:connect:10.0.0.0/8:*", deny="tcp:connect:10.0.2.0/24:*")
+    assert capability.allows("connect", "tcp", parse_address("10.0.3.1"), 80)
+    with pytest.raises(CapabilityError, match="denies tcp:connect:10.0.2.0/24") as caught:
+        capability.check("connect", "tcp", HOST, 80)
+    assert "would allow" not in str(caught.value)
+
+
+def test_denials_are_inherited_and_only_grow():
+    parent = _root().attenuate("tcp:connect:*:*", deny="*:*:169.254.169.254:*")
+    child = parent.attenuate("tcp:connect:169.254.0.0/16:*", deny=[Rule.parse("tcp:connect:169.254.1.1:80")])
+    for address in ("169.254.169.254", "169.254.1.1"):
+        assert not child.allows("connect", "tcp", parse_address(address), 80)
+    assert child.allows("connect", "tcp", parse_address("169.254.1.1"), 81)
+    assert set(child.denials) > set(parent.denials)
+    listener = _root().attenuate("tcp:accept:*:80", deny="tcp:send:10.0.2.15:*")
+    assert not listener.narrowed_to_peer("tcp", PEER, 80, HOST, 40000).allows("send", "tcp", HOST, 40000)
+
+
+@pytest.mark.parametrize("denial, operation, address, allowed", [
+    ("tcp:bind:10.0.2.2:80", "bind", "0.0.0.0", False),    # every address is also this one
+    ("tcp:bind:10.0.2.2:80", "bind", "::", True),
+    ("tcp:bind:[2001:db8::1]:80", "bind", "::", False),
+    ("tcp:bind:10.0.2.2:81", "bind", "0.0.0.0", True),
+    ("tcp:connect:128.0.0.0/1:*", "connect", "224.0.0.251", False),  # a rule would not hold multicast, a denial does
+    ("tcp:connect:10.0.2.0/24:80", "connect", "::ffff:10.0.2.9", False),
+])  # fmt: skip
+def test_denials_leave_no_gap(denial, operation, address, allowed):
+    assert _root().attenuate("*:*:*:*", deny=denial).allows(operation, "tcp", parse_address(address), 80) is allowed
+
+
+def test_a_capability_survives_its_text():
+    text = "tcp:connect:10.0.2.0/24:80,443 udp:bind,send:*:1024-65535 icmp:send:[2001:db8::/32]:* !*:*:10.0.2.9/32:* !tcp:*:*:25"
+    capability = _root().attenuate(text)
+    assert str(capability) == text and text in repr(capability)
+    again = _root().attenuate(str(capability))
+    assert (again.rules, again.denials) == (capability.rules, capability.denials)
+    assert again.attenuate(str(again)).denials == again.denials
+
+
+@pytest.mark.parametrize("short, full", [
+    ("icmp:send:10.0.2.0/24", "icmp:send:10.0.2.0/24:*"),
+    ("icmp:send:*", "icmp:send:*:*"),
+    ("raw:raw:[2001:db8::/32]", "raw:raw:[2001:db8::/32]:*"),
+    ("raw:*:10.0.2.2", "raw:*:10.0.2.2/32:*"),
+])
+def test_protocols_without_ports_need_none_in_text(short, full):
+    assert str(Rule.parse(short)) == full
+
+
+def test_raw_is_a_protocol_of_its_own():
+    capability = grant("icmp:raw:*")
+    assert capability.allows("raw", "icmp", HOST, 0) and not capability.allows("raw", "raw", HOST, 0)
+
+
+# --- activation ---
+
+class Issuer:
+    pass
+
+
+def test_what_is_active_is_known_inside_the_block_alone():
+    capability = _root()
+    with pytest.raises(CapabilityError, match="no capability is active") as caught:
+        current_capability()
+    assert caught.value.errno == errno.EACCES and active_capability() is None
+    with capability.activate() as given:
+        assert given is current_capability() is active_capability() is capability
+        inner = capability.attenuate("tcp:connect:*:80")
+        with inner.activate():
+            assert current_capability() is inner
+        assert current_capability() is capability
+        with contextlib.suppress(KeyError), inner.activate():
+            raise KeyError
+        assert current_capability() is capability
+    assert active_capability() is None
+
+
+def test_tasks_inherit_what_is_active_and_threads_do_not():
+    capability = _root()
+
+    async def inside():
+        return active_capability()
+
+    async def main():
+        loop = asyncio.get_running_loop()
+        with capability.activate():
+            task = asyncio.create_task(inside())
+            other = asyncio.create_task(asyncio.to_thread(active_capability))
+            pool = loop.run_in_executor(None, active_capability)
+        return await task, await other, await pool, await inside()
+
+    assert asyncio.run(main()) == (capability, capability, None, None)
+
+
+def test_preparations_run_once_and_before_the_first_activation(monkeypatch):
+    waiting, done = [], []
+    monkeypatch.setattr(module, "_before_activation", waiting)
+
+    def fails():
+        done.append("failed")
+        raise ImportError("not there")
+
+    module.before_activation(fails)
+    for _ in range(2):  # a preparation that failed is not forgotten: the block is never entered without it
+        with pytest.raises(ImportError), _root().activate():
+            pytest.fail("entered")
+    waiting[:] = [lambda: done.append(active_capability())]
+    for _ in range(2):
+        with _root().activate():
+            pass
+    assert done == ["failed", "failed", None]
+
+
+def test_the_issuer_is_known_to_what_is_derived_and_not_kept_alive():
+    issuer = Issuer()
+    root = _root("root", issuer)
+    derived = root.attenuate("tcp:*:*:80").narrowed_to_peer("tcp", HOST, 80, PEER, 1)
+    assert root.issuer is derived.issuer is issuer
+    del issuer
+    gc.collect()
+    assert root.issuer is derived.issuer is None
+    assert _root().issuer is None
+
+
+# --- errors behind errors ---
+
+def test_why_finds_what_a_library_wrapped():
+    denied = CapabilityError("connect", "tcp 10.0.2.2:80", "no rule")
+
+    class Wrapper(Exception):
+        def __init__(self, reason):
+            super().__init__("it did not work")
+            self.reason = reason
+
+    def raised(wrap):
+        try:
+            try:
+                raise denied
+            except OSError as error:
+                wrap(error)
+        except Exception as error:
+            return error
+
+    def cause(error):
+        raise RuntimeError("wrapped") from error
+
+    def context(error):
+        raise RuntimeError("wrapped")
+
+    def hidden(error):
+        raise Wrapper(error) from None
+
+    def argument(error):
+        raise ConnectionError(Wrapper(error)) from None
+
+    for wrap in (cause, context, hidden, argument):
+        assert why(raised(wrap)) is denied, wrap
+    assert why(denied) is denied
+    assert why(ExceptionGroup("several", [ValueError(), denied]) if sys.version_info >= (3, 11) else denied) is denied
+    circle = RuntimeError()
+    circle.__cause__ = ValueError(circle)
+    circle.__cause__.__cause__ = circle
+    assert why(circle) is None
+
+
+def test_a_refused_look_up_is_an_error_of_both_kinds():
+    error = CapabilityResolveError("resolve", "example.org", "no rule")
+    assert isinstance(error, socket.gaierror) and isinstance(error, CapabilityError) and isinstance(error, PermissionError)
+    assert error.errno == socket.EAI_FAIL and "example.org" in str(error)
