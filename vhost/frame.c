@@ -211,6 +211,22 @@ static uint16_t decode_ipv4(decoder *d)
     return FRAME_OK;
 }
 
+/* RFC 8200 4.2: an unknown option whose type begins with 00 is skipped; any other is a reason to discard, and what is
+ * to be told then is not decided here. */
+static int options_acceptable(const uint8_t *options, uint32_t length)
+{
+    for (uint32_t i = 0; i < length;) {
+        if (options[i] == 0) { /* Pad1 */
+            i++;
+            continue;
+        }
+        if (i + 2 > length || i + 2 + options[i + 1] > length || options[i] >> 6)
+            return 0;
+        i += 2 + options[i + 1];
+    }
+    return 1;
+}
+
 /* RFC 8200 4: walks the extension headers up to the transport header or a
  * fragment header that says this is only a part. */
 static uint16_t decode_ipv6(decoder *d)
@@ -257,6 +273,8 @@ static uint16_t decode_ipv6(decoder *d)
                 return FRAME_HEADERS_TOO_LONG;
             /* RFC 5095: a type 0 routing header, and any with segments left, is not for an end host */
             if (next == PROTOCOL_ROUTING && d->header[at + 3] != 0)
+                return FRAME_BAD_EXTENSION;
+            if (next != PROTOCOL_ROUTING && !options_acceptable(d->header + at + 2, length - 2))
                 return FRAME_BAD_EXTENSION;
             if (next == PROTOCOL_HOP_BY_HOP)
                 r->flags |= FRAME_HOP_BY_HOP_ALERT;

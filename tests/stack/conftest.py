@@ -23,8 +23,7 @@ class Pair:
         self.server = self.network.add_host("server", [SERVER[4] + "/24", SERVER[6] + "/64"], config=server_config)
         self.link = self.network.link(self.client, self.server, **link)
         self.frames = []
-        for wire in self.link.wires:
-            wire.observers.append(lambda now, frame, fate: self.frames.append((now, frame, fate)))
+        self.link.observe(lambda crossing: self.frames.append((crossing.time, crossing.frame.data, crossing.fate)))
 
     @property
     def now(self):

@@ -48,23 +48,17 @@ def test_half_closed_the_other_half_still_works(pair):
 
 
 @pytest.mark.parametrize("who", ["client", "server"])
-def test_a_lost_fin_is_sent_again(pair, tools, who):
+def test_a_lost_fin_is_sent_again(pair, who):
     net = pair()
     client, server = net.open()
     net.rest(1.0)
-    lost = []
-
-    def drop(frame, number):
-        parsed = tools.parse_tcp(frame)
-        if parsed and parsed[0].flags & FIN and len(lost) < 2:
-            lost.append(frame)
-            return True
-
-    net.link.change(drop=drop)
     one, other = (client, server) if who == "client" else (server, client)
+    lost = net.link.towards(net.server if who == "client" else net.client).drop(
+        where=lambda packet: packet.is_tcp and packet.flags & FIN, times=2
+    )
     one.close()
     net.run(lambda: other.ended)
-    assert len(lost) == 2
+    assert lost.done
     other.close()
     net.run(lambda: one.closed and other.closed, limit=100)
 
@@ -144,7 +138,7 @@ def test_a_peer_that_vanished_in_the_middle_is_noticed(pair):
     net.link.change(loss=1.0)
     client.send(b"hello?")
     net.run(lambda: client.closed, limit=600)
-    assert client.error == errno.ETIMEDOUT
+    assert client.error in (errno.ETIMEDOUT, errno.EHOSTUNREACH)  # the neighbour is gone as well
     assert server.state is State.ESTABLISHED, "it was never told, and has nothing to say"
 
 
@@ -167,7 +161,7 @@ def test_keepalive_finds_out(pair):
     assert client.connected, "a live peer answers"
     net.link.change(loss=1.0)
     net.run(lambda: client.closed, limit=200)
-    assert client.error == errno.ETIMEDOUT
+    assert client.error in (errno.ETIMEDOUT, errno.EHOSTUNREACH)  # the neighbour is gone as well
 
 
 def test_fin_and_syn_are_seen_once_each_on_a_good_link(pair):

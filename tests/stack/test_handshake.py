@@ -37,14 +37,15 @@ def test_an_unresolved_neighbour_only_costs_its_resolution(pair, family):
 def test_a_lost_segment_of_the_handshake_is_repaired(pair, tools, lost):
     seen = []
 
-    def drop(frame, number):
-        if tools.parse_tcp(frame) is not None:
-            seen.append(frame)
+    def drop(packet):
+        if packet.is_tcp:
+            seen.append(packet)
             return len(seen) == lost + 1
 
     net = pair()
     net.resolve()
-    net.link.change(drop=drop)
+    for wire in net.link.wires:
+        wire.drop(where=drop, times=None)
     client, server = net.open()
     client.send(b"hello")
     net.run(lambda: server.received == b"hello", limit=10)

@@ -16,8 +16,8 @@ from swos_net.link import Medium
 from swos_net.neighbor.router_advertiser import AdvertisedPrefix, RouterAdvertiserConfig
 from swos_net.runtime.open_stack import default_dhcp_server
 from swos_net.stack.dhcp_service import DhcpServerService
-from swos_net.testing.link import SimulatedFrame
 from swos_net.testing.network import Network
+from swos_net.testing.packet import Frame
 from swos_net.wire import icmpv4, icmpv6, ipv4, ipv6
 from swos_net.wire.checksum import internet_checksum, pseudo_header_sum
 
@@ -49,7 +49,7 @@ def corpus(medium):
     network = Network(9)
     host, other, link = victim(network, medium)
     frames = []
-    link.towards(host).observers.append(lambda now, frame, fate: frames.append(frame))
+    link.towards(host).observe(lambda crossing: frames.append(crossing.frame.data))
     for address in ("10.0.0.2", "2001:db8::2"):
         stream = other.connect(address, 80)
         network.run(lambda stream=stream: stream.connected)
@@ -163,7 +163,7 @@ def test_mutated_frames(medium, seed):
             frame = mutated(generator, frames, header)[:65000]
             checksum = generator.choice((0, 0, CHECKED))
             device.arrived.append(
-                SimulatedFrame(frame, checksum, generator.choice((0, 0, 0, 0, 1, 4)), generator.choice((0, 100, 1448)))
+                Frame(frame, checksum, generator.choice((0, 0, 0, 0, 1, 4)), generator.choice((0, 100, 1448)))
             )
         network.run(network.now + generator.choice((0.01, 0.01, 1.0, 70.0 if round_ % 20 == 19 else 0.1)))
         bounded(host)
@@ -220,4 +220,4 @@ def test_a_syn_for_every_port_from_everywhere_is_cheap_to_forget():
     network.run(network.now + 5.0)  # those that the neighbour cache had no room for go again
     assert not host.stack.tcp.flows and not other.stack.tcp.flows
     assert len(host.stack.deadlines) < 80
-    assert host.stack.tcp.ports.find(UNSPECIFIED6, b"\0\x50", UNSPECIFIED6) is not None
+    assert host.stack.tcp.ports.find(UNSPECIFIED6 + UNSPECIFIED6 + b"\0\x50\0\0") is not None

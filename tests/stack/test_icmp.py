@@ -106,6 +106,82 @@ def test_an_unknown_protocol_is_reported(pair, tools, family):
         )  # points at Next Header
 
 
+# options of a Destination Options header: its length is 8 bytes, so that one fits
+def options_header(kind, next_header=58):
+    return bytes((next_header, 0, kind, 4, 1, 2, 3, 4))
+
+
+ECHO6 = bytes((128, 0, 0, 0, 0, 7, 0, 9))
+ROUTING, FRAGMENT, OPTIONS = 43, 44, 60
+
+
+@pytest.mark.parametrize(("first", "chain", "group", "answer"), [
+    (OPTIONS, options_header(0x1E), False, "reply"),  # RFC 8200 4.2: 00 is skipped
+    (OPTIONS, options_header(0x5E), False, None),  # 01 discards
+    (OPTIONS, options_header(0x9E), False, (2, 42)),
+    (OPTIONS, options_header(0xDE), False, (2, 42)),
+    (OPTIONS, options_header(0x9E), True, (2, 42)),
+    (OPTIONS, options_header(0xDE), True, None),  # 11: not for a group
+    (0, options_header(0x9E), False, (2, 42)),
+    (0, options_header(0x1E, 0) + options_header(0x1E), False, (1, 40)),  # RFC 8200 4.1: twice
+    (ROUTING, bytes((58, 0, 0, 0)) + bytes(4), False, "reply"),  # RFC 8200 4.4: no segments left
+    (ROUTING, bytes((58, 0, 0, 1)) + bytes(4), False, (0, 42)),  # RFC 5095 3
+    (ROUTING, bytes((58, 0, 77, 1)) + bytes(4), True, None),
+    (OPTIONS, options_header(0x1E, 253), False, (1, 40)),  # points at where 253 stands
+    (OPTIONS, options_header(0x1E, 59), False, None),  # RFC 8200 4.7
+])  # fmt: skip
+def test_extension_headers_are_answered_as_their_rules_say(pair, tools, first, chain, group, answer):
+    net = pair()
+    net.resolve()
+    client, server = parse_address(net.client_address[6]), parse_address(net.server_address[6])
+    target = parse_address("ff02::1") if group else server
+    checksum = internet_checksum(ECHO6, pseudo_header_sum(client, target, 58, len(ECHO6)))
+    packet = ipv6.emit(ipv6.Ipv6Header(client, target, first), chain + ECHO6[:2] + checksum.to_bytes(2, "big") + ECHO6[4:])
+    mac = bytes.fromhex("333300000001") if group else net.server.interface.link.address
+    net.link.inject(tools.framed(packet, mac, net.client.interface.link.address), net.server)
+    net.rest(0.5)
+    messages = [frame[54:] for _, frame, _ in net.frames]
+    if answer is None:
+        assert not messages
+    elif answer == "reply":
+        assert [message[0] for message in messages] == [icmpv6.ECHO_REPLY]
+    else:
+        ((kind, code, _, _, *rest),) = [message[:8] for message in messages]
+        assert (kind, (code, int.from_bytes(bytes(rest), "big"))) == (icmpv6.PARAMETER_PROBLEM, answer)
+        assert messages[0][8:] == packet
+
+
+def fragments6(pieces, next_header=58):
+    """(Fragment header and data) for each (offset, more, data)."""
+    return [ipv6.emit_fragment(ipv6.FragmentHeader(next_header, offset, more, 99)) + data for offset, more, data in pieces]
+
+
+@pytest.mark.parametrize(("payloads", "answer"), [
+    (fragments6([(0, True, ECHO6 + bytes(4))]), (0, 4)),  # RFC 8200 4.5: no multiple of 8; points at the payload length
+    (fragments6([(65528, False, bytes(16))]), (0, 42)),  # beyond 65,535 bytes; points at the offset
+    (fragments6([(0, True, bytes((58, 4)) + bytes(6))], OPTIONS), None),  # RFC 7112: the chain goes on in the next one
+    (fragments6([(0, True, bytes(8))], 6), (3, 0)),
+    (fragments6([(0, True, bytes((58, 0, 0, 1)) + bytes(4)), (8, False, ECHO6)], ROUTING), (0, 42)),
+    (fragments6([(0, True, options_header(0x1E)), (8, False, ECHO6)], 0), (1, 40)),
+    (fragments6([(0, True, options_header(0x9E)), (8, False, ECHO6)], OPTIONS), (2, 42)),
+    (fragments6([(0, True, bytes(8)), (8, False, bytes(8))], 253), (1, 6)),
+])  # fmt: skip
+def test_fragments_are_answered_as_their_rules_say(pair, tools, payloads, answer):
+    net = pair()
+    net.resolve()
+    client, server = parse_address(net.client_address[6]), parse_address(net.server_address[6])
+    for payload in payloads:
+        packet = ipv6.emit(ipv6.Ipv6Header(client, server, FRAGMENT), payload)
+        net.link.inject(tools.framed(packet, net.server.interface.link.address, net.client.interface.link.address), net.server)
+    net.rest(0.5)
+    messages = [frame[54:62] for _, frame, _ in net.frames]
+    if answer is None:  # what may be an ICMP error itself is not answered (RFC 4443 2.4 e.1)
+        assert not messages
+        return
+    ((kind, code, _, _, *rest),) = messages
+    assert (kind, (code, int.from_bytes(bytes(rest), "big"))) == (icmpv6.PARAMETER_PROBLEM, answer)
+
+
 def test_errors_are_limited(pair, tools):
     net = pair(server_config=StackConfig(icmp_errors_per_second=10.0, icmp_error_burst=5))
     net.resolve()

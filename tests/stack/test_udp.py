@@ -50,7 +50,7 @@ def test_a_lost_fragment_loses_the_datagram_and_is_reported(pair, tools, family)
     client = net.client.open_udp()
     client.connect(parse_address(net.server_address[family]), 5353)
     first = net.link.towards(net.server).sent
-    net.link.towards(net.server).change(drop=lambda frame, number: number == first + 2)
+    net.link.towards(net.server).drop(where=lambda packet: packet.number == first + 2)
     net.client.send_udp(client, bytes(5000), net.server_address[family], 5353)
     net.rest(1.0)
     assert server.receive() is None
@@ -185,8 +185,8 @@ def test_a_smaller_path_makes_smaller_fragments(pair, tools, family):
     server = net.server.open_udp(5353)
     client = net.client.open_udp()
 
-    def router(frame, number):
-        packet = frame[14:]
+    def router(sent):
+        packet = sent.frame[14:]
         if len(packet) <= 1300:
             return False
         if family == 4:
@@ -202,7 +202,7 @@ def test_a_smaller_path_makes_smaller_fragments(pair, tools, family):
         net.link.inject(tools.framed(error, net.client.interface.link.address), net.client)
         return True
 
-    net.link.towards(net.server).change(drop=router)
+    net.link.towards(net.server).drop(where=router, times=None)
     for size in (1400, 1400, 5000):
         net.client.send_udp(client, bytes(size), net.server_address[family], 5353)
         net.rest(1.0)

@@ -18,12 +18,16 @@ _FRAME = lib.SEGMENT_FRAME
 
 
 class FlowPath:
-    """Who sends to whom: what a flow's packets have in common, as C reads it."""
+    """Who sends to whom: what a flow's packets have in common, as C reads it.
 
-    __slots__ = ("c", "pointer")
+    `granted` is the capability that was asked whether its holder may send along this path; None: none was.
+    """
+
+    __slots__ = ("c", "granted", "pointer")
 
     def __init__(self, local: bytes, local_port: int, remote: bytes, remote_port: int, hop_limit: int, identification: int = 0):
         """Addresses of 16 bytes; `identification` is that of the first IPv4 packet."""
+        self.granted: object = None
         self.c = ffi.new("flow_path *")
         self.c.local = local
         self.c.remote = remote

@@ -84,7 +84,7 @@ class IcmpErrorPolicy:
             return "broadcast", None
         if is_multicast(header.destination):
             return "multicast", None
-        if not _is_single_host4(header.source):
+        if not _is_single_host4(header.source) and not _within_host(header.source, header.destination):
             return "source", None
         rest = info << 24 if kind == icmpv4.PARAMETER_PROBLEM else info
         message = icmpv4.Icmpv4Message(kind, code, rest, bytes(packet[:icmpv4.QUOTE_MAX]))
@@ -112,7 +112,9 @@ class IcmpErrorPolicy:
             return "multicast", None
         if link_broadcast and not exempt:  # (e.4), (e.5)
             return "broadcast", None
-        if header.source == UNSPECIFIED6 or is_multicast(header.source) or is_loopback(header.source):  # (e.6)
+        if header.source == UNSPECIFIED6 or is_multicast(header.source):  # (e.6)
+            return "source", None
+        if is_loopback(header.source) and not _within_host(header.source, header.destination):
             return "source", None
         message = icmpv6.Icmpv6Message(kind, code, info, bytes(packet[:icmpv6.QUOTE_MAX]))
         outer = ipv6.Ipv6Header(source, header.source, ipv6.PROTOCOL_ICMPV6, hop_limit=self._config.hop_limit)
@@ -219,3 +221,8 @@ def _upper_header6(packet: bytes, next_header: int) -> tuple[int, int, bool]:
 def _is_single_host4(source: bytes) -> bool:
     """RFC 1122 3.2.2: not zero, loopback, broadcast, multicast or class E."""
     return source != UNSPECIFIED4 and not is_loopback(source) and source[12] < 0xE0
+
+
+def _within_host(source: bytes, destination: bytes) -> bool:
+    """Whether the packet can only have come over the loopback: no link brings one with such a source."""
+    return is_loopback(source) and is_loopback(destination)

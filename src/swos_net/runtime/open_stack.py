@@ -10,6 +10,7 @@ from swos_net.config import StackConfig
 from swos_net.device.open_device import open_device
 from swos_net.dhcp.client import DhcpClientConfig
 from swos_net.dhcp.leases import DhcpServerConfig
+from swos_net.dns.config import DNS_PORT, ResolverConfig
 from swos_net.neighbor.router_advertiser import AdvertisedPrefix, RouterAdvertiserConfig
 from swos_net.runtime.poll import Poller
 from swos_net.stack.dhcp_service import DhcpClientService, DhcpServerService
@@ -23,18 +24,20 @@ def open_stack(
     device, *, addresses: Iterable[str] = (), gateways: Iterable[str] = (), dhcp: bool | DhcpClientConfig = False,
     dhcp_server: bool | DhcpServerConfig | None = None, ra: str | RouterAdvertiserConfig | None = None,
     config: StackConfig | None = None, random: random_module.Random | None = None, now: float | None = None,
-    name: str = "stack", **device_options,
+    name: str = "stack", name_servers: Iterable[str] = (), **device_options,
 ) -> Poller:  # fmt: skip
     """A stack with one interface on `device`, not yet running (see `asyncio.StackRunner`, `runtime.threaded`).
 
     `device` is a Device or a text such as "tap:swos0" or "vhost-user:vm.sock"; options of `open_device` may follow.
-    `addresses` are "10.0.2.2/24", `gateways` addresses of default routers.  `dhcp` asks for an address.
+    `addresses` are "10.0.2.2/24", `gateways` addresses of default routers.  `dhcp` asks for an address.  `name_servers`
+    are addresses of DNS servers (none: those of the lease).
     `dhcp_server` leases addresses of our first IPv4 network; None does so where a guest is at the other end.  `ra` is
     a prefix such as "fd00:5705::/64" to advertise.  ValueError for text that is no address, OSError when the device
     cannot be opened.
     """
     interfaces = [ipaddress.ip_interface(address) for address in addresses]
     gateway_addresses = [parse_address(gateway) for gateway in gateways]
+    servers = tuple((parse_address(server), DNS_PORT) for server in name_servers)
     guest = isinstance(device, str) and device.partition(":")[0] in GUEST_KINDS
     if isinstance(device, str):
         device = open_device(device, **device_options)
@@ -42,6 +45,7 @@ def open_stack(
         raise TypeError(f"options {', '.join(device_options)} belong to a device given as text")
     try:
         poller = Poller(Stack(config, random=random, name=name))
+        poller.stack.names.config = ResolverConfig(servers)
         now = clock.monotonic() if now is None else now
         interface = poller.attach(device, now)
         for item in interfaces:

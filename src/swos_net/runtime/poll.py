@@ -4,12 +4,15 @@ Who waits (an asyncio loop, a thread, a test's clock) calls `Poller.poll` when a
 the deadline has come, or when the stack says that output appeared.
 """
 
+from collections.abc import Callable
+
 from swos_net.dataplane.batch import Batch
 from swos_net.dataplane.burst import Burst
 from swos_net.stack.interface import Interface
 from swos_net.stack.stack import Stack
 
 BURSTS_PER_POLL = 16  # then others get their turn (checked again at once)
+LOOPBACK_TURNS = 64
 
 
 class Port:
@@ -49,14 +52,19 @@ class Poller:
         deadline = self.stack.next_deadline()
         if deadline is not None and deadline <= now:
             self.stack.handle_timeout(now)
+        loopback = self.stack.loopback
+        if loopback.has_output:
+            self._loop(now)
         for port in self.ports:
             if port.batch.count or port.interface.has_output:
                 if self._transmit(port, now):
                     more = True
-        return more
+        return more or loopback.has_output
 
     def flush(self, now: float) -> None:
-        """Only sends what is waiting: after a call of the user."""
+        """Only sends what is waiting: after a call of the user.  What comes of it over the loopback arrives, too."""
+        if self.stack.loopback.has_output:
+            self._loop(now)
         for port in self.ports:
             if port.batch.count or port.interface.has_output:
                 self._transmit(port, now)
@@ -65,9 +73,27 @@ class Poller:
         """A device is gone for good: every connection of this stack ends with an error."""
         for port in self.ports:
             self.stack.interface_failed(port.interface, now)
+        self.stack.interface_failed(self.stack.loopback, now)
+
+    def watch_output(self, wants_output: Callable[[], None] | None) -> None:
+        """`wants_output()` is called whenever the stack has something to send: `poll` should follow."""
+        for port in self.ports:
+            port.interface.wants_output = wants_output
+        self.stack.loopback.wants_output = wants_output
 
     def next_deadline(self) -> float | None:
+        """When `poll` should be called at the latest; in the past when there is something to do at once."""
+        if self.stack.loopback.has_output:
+            return 0.0
         return self.stack.next_deadline()
+
+    def _loop(self, now: float) -> None:
+        """What the host says to itself, the answers, and the answers to these: a bounded number of times."""
+        loopback = self.stack.loopback
+        for _ in range(LOOPBACK_TURNS):
+            loopback.turn(now)
+            if not loopback.has_output:
+                return
 
     def _receive(self, port: Port, now: float) -> bool:
         device, burst, interface = port.device, port.burst, port.interface

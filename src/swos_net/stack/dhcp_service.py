@@ -98,10 +98,12 @@ class DhcpClientService(_DhcpService):
                 self.stack.add_address(self.interface, event.address, event.prefix_length, now)
             if event.router is not None:
                 self.stack.add_gateway(self.interface, event.router)
+            self.stack.names.learnt[self.interface.index] = event.dns
         elif isinstance(event, LeaseLost):
             self._drop(now)
 
     def _drop(self, now: float) -> None:
+        self.stack.names.learnt.pop(self.interface.index, None)
         if self._address is not None:
             self.stack.remove_address(self.interface, self._address, now)
             self._address = None

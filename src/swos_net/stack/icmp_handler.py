@@ -77,7 +77,8 @@ class IcmpHandler:
             if endpoint is None or quoted.sequence is None or not endpoint.connection.quoted_sequence_valid(quoted.sequence):
                 return DropReason.NO_SOCKET
         elif quoted.protocol == PROTOCOL_UDP:
-            endpoint = stack.udp.find(quoted.local, quoted.local_port.to_bytes(2, "big"), quoted.remote, quoted.remote_port)
+            ports = quoted.local_port.to_bytes(2, "big") + quoted.remote_port.to_bytes(2, "big")
+            endpoint = stack.udp.find(quoted.local + quoted.remote + ports)
             if endpoint is None:
                 return DropReason.NO_SOCKET
         else:

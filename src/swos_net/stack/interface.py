@@ -103,6 +103,28 @@ class Interface:
     def has_address(self, address: bytes) -> bool:
         return self.destinations.get(address) == UNICAST
 
+    def is_broadcast(self, address: bytes) -> bool:
+        return self.destinations.get(address) == BROADCAST
+
+    @property
+    def number(self) -> int:
+        """What socket addresses and options call it: 1 is the loopback."""
+        return self.index + 2
+
+    def join_group(self, group: bytes, now: float) -> None:
+        """Somebody here wants to hear a multicast group."""
+        self.destinations[group] = MULTICAST
+
+    def leave_group(self, group: bytes, now: float) -> None:
+        """Nobody wants to hear it any more."""
+        if group not in self._own_groups():
+            self.destinations.pop(group, None)
+
+    def _own_groups(self) -> set[bytes]:
+        """Groups that the host itself is in."""
+        own = {ALL_NODES6, ALL_HOSTS4} | {solicited_node(entry.address) for entry in self.addresses if not is_ipv4(entry.address)}
+        return own | {ALL_ROUTERS6} if self.advertiser is not None else own
+
     def source_towards(self, destination: bytes) -> bytes | None:
         """RFC 6724: the address of ours to send from, or None."""
         return select_source(destination, self.addresses)
@@ -272,6 +294,9 @@ class Interface:
     def _fill_datagram(self, batch: Batch, now: float) -> None:
         owner, path, next_hop, payload = self.datagrams.popleft()
         owner.datagram_left(len(payload))
+        if path.granted is not owner.capability:
+            self.stack.counters["OutNotAllowed"] += 1
+            return
         link_address = self.link_address_of(next_hop, now)
         batch.path = path.pointer
         if link_address is None:

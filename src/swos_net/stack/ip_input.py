@@ -9,9 +9,9 @@ from swos_net.dataplane.burst import Burst, BytesPayload, DropReason, FrameFlag,
 from swos_net.ip.reassembly import Reassembler
 from swos_net.link import Medium
 from swos_net.stack.interface import BROADCAST, UNICAST
-from swos_net.stack.udp_endpoint import Datagram
 from swos_net.tcp.segment import ACK, HAS_OTHER_OPTIONS, HAS_SACK, SYN, Segment
-from swos_net.wire import icmpv4, icmpv6, ipv4
+from swos_net.errors import WireError
+from swos_net.wire import icmpv4, icmpv6, ipv4, ipv6
 
 PROTOCOL_ICMP = 1
 PROTOCOL_TCP = 6
@@ -22,9 +22,12 @@ ETHERTYPE_ARP = 0x0806
 FRAGMENT = int(FrameFlag.FRAGMENT)
 LINK_GROUP = int(FrameFlag.LINK_BROADCAST | FrameFlag.LINK_MULTICAST)
 MERGED = int(DropReason.MERGED)
+BAD_EXTENSION = int(DropReason.BAD_EXTENSION)
 UNKNOWN_PROTOCOL = int(FrameFlag.UNKNOWN_PROTOCOL)
 LOOK_AT_OPTIONS = HAS_SACK | HAS_OTHER_OPTIONS
 QUOTE_BYTES = 1280
+PAYLOAD_LENGTH_POINTER = 4  # in the IPv6 header
+UPPER_HEADERS = {PROTOCOL_TCP: 20, PROTOCOL_UDP: 8, PROTOCOL_ICMPV6: 4}  # what of them has to be in a first fragment
 
 
 class IpInput:
@@ -50,12 +53,15 @@ class IpInput:
         touched: list = []  # connections that tell their watchers once for the whole burst
         last = None
         for index, record in enumerate(burst.records()):
-            (flow, verdict, _ethertype, protocol, _hop_limit, _traffic_class, flags, tcp_flags, options, window, _network,
-             transport, payload_offset, _segment_size, payload_length, _frame_length, seq, ack, ts_val, ts_ecr,
+            (flow, verdict, _ethertype, protocol, _hop_limit, traffic_class, flags, tcp_flags, options, window, network,
+             transport, payload_offset, _segment_size, payload_length, frame_length, seq, ack, ts_val, ts_ecr,
              _fragment_offset, _more, _identification, _run) = record  # fmt: skip
             if verdict:
                 if verdict != MERGED:
                     counters.drop(DropReason(verdict))
+                    if verdict == BAD_EXTENSION and self._for_us(interface, burst, index, flags):
+                        packet = burst.copy(index, network, frame_length - network)
+                        self._bad_extension(interface, packet, flow[:16], flow[16:32], bool(flags & LINK_GROUP), now)
                 continue
             if protocol == PROTOCOL_TCP and not flags & FRAGMENT:
                 tcp_segments += 1
@@ -64,6 +70,8 @@ class IpInput:
                     option_bytes = burst.header(index, transport + 20, payload_offset)
                 segment = Segment(seq, ack, tcp_flags, window, FramePayload(pointer, index, payload_offset, payload_length),
                                   payload_length, options, ts_val, ts_ecr, option_bytes)  # fmt: skip
+                if traffic_class:
+                    segment.ecn = traffic_class & 3
                 endpoint = flows.get(flow)
                 if endpoint is not None:
                     endpoint.connection.segment_arrives(segment, now)
@@ -113,7 +121,7 @@ class IpInput:
     @staticmethod
     def _forged(interface, remote: bytes) -> bool:
         """RFC 1122 3.2.1.3: no loopback address comes over a link, and an answer to a broadcast one goes to everybody."""
-        return interface.destinations.get(remote) == BROADCAST or is_loopback(remote)
+        return interface.destinations.get(remote) == BROADCAST or (is_loopback(remote) and interface is not interface.stack.loopback)
 
     def _tcp_without_flow(self, interface, burst, index, flow, flags, segment, now) -> DropReason:
         if flags & LINK_GROUP or not self._for_us(interface, burst, index, flags):
@@ -154,16 +162,45 @@ class IpInput:
                 self.stack.icmp.port_unreachable(interface, packet, local, bool(flags & LINK_GROUP), now)
             return reason
         if flags & UNKNOWN_PROTOCOL:
-            if kind == UNICAST:
-                packet = burst.copy(index, network, min(frame_length - network, QUOTE_BYTES))
-                pointer = transport - network if is_ipv4(local) else 6
-                self.stack.icmp.protocol_unreachable(interface, packet, local, pointer, bool(flags & LINK_GROUP), now)
+            packet = burst.copy(index, network, min(frame_length - network, QUOTE_BYTES))
+            self._unknown_protocol(interface, packet, local, protocol, kind, bool(flags & LINK_GROUP), now)
             return DropReason.NO_SOCKET
         if is_unspecified(remote) and is_ipv4(local):
             return DropReason.BAD_SOURCE
         link_source = burst.header(index, 6, 12) if interface.link.medium is Medium.ETHERNET else None
         message = burst.copy(index, transport, payload_length)
         return self.stack.icmp.message_received(interface, local, remote, message, hop_limit, kind, link_source, now)
+
+    def _unknown_protocol(self, interface, packet: bytes, local: bytes, protocol: int, kind: int, link_group: bool, now: float) -> None:
+        pointer = 0
+        if not is_ipv4(local):
+            if protocol == ipv6.NO_NEXT_HEADER:
+                return  # RFC 8200 4.7: nothing follows, so that nothing is unknown
+            pointer = ipv6.walk_extensions(packet, packet[6]).next_header_pointer
+        if kind == UNICAST:
+            self.stack.icmp.protocol_unreachable(interface, packet, local, pointer, link_group, now)
+
+    def _bad_extension(self, interface, packet: bytes, local: bytes, remote: bytes, link_group: bool, now: float) -> None:
+        """Tells the sender why an IPv6 packet was discarded, where RFC 8200 4 wants that told."""
+        kind = interface.destinations.get(local)
+        if kind is None or self._forged(interface, remote):
+            return
+        packet = packet[: ipv6.HEADER_LENGTH + int.from_bytes(packet[4:6], "big")]  # link padding may follow
+        try:
+            problem = ipv6.walk_extensions(packet, packet[6]).problem
+        except WireError:
+            return  # a header that goes beyond the packet
+        if problem is not None and problem.code is not None:
+            self._parameter_problem(interface, packet, problem, local, remote, kind, link_group, now)
+
+    def _parameter_problem(self, interface, packet: bytes, problem, local: bytes, remote: bytes, kind: int, link_group: bool,
+                           now: float) -> None:  # fmt: skip
+        if kind != UNICAST and not problem.multicast_too:
+            return
+        source = local if kind == UNICAST else interface.source_towards(remote)
+        if source is not None:
+            self.stack.icmp.send_error(interface, packet[:QUOTE_BYTES], icmpv6.PARAMETER_PROBLEM, problem.code, source, link_group, now,
+                                       info=problem.pointer)  # fmt: skip
 
     def _udp(self, interface, flow: bytes, payload: bytes, hop_limit: int, traffic_class: int, link_source: bytes, now: float) -> DropReason:
         stack = self.stack
@@ -175,13 +212,8 @@ class IpInput:
             return DropReason.NONE
         if is_unspecified(remote):
             return DropReason.BAD_SOURCE
-        endpoint = stack.udp.find(local, flow[32:34], remote, remote_port)
-        if endpoint is None:
-            stack.counters["UdpNoPorts"] += 1
-            return DropReason.NO_SOCKET
-        stack.counters["UdpInDatagrams"] += 1
-        datagram = Datagram(payload, remote, remote_port, local, hop_limit, traffic_class)
-        return DropReason.NONE if stack.udp.deliver(endpoint, datagram) else DropReason.NOT_ALLOWED
+        to_many = interface.destinations.get(local) != UNICAST
+        return stack.udp.received(interface.number, flow, payload, hop_limit, traffic_class, to_many)
 
     def _fragment(self, interface, burst, index, local, remote, protocol, network, transport, length, offset, more, identification,
                   now) -> DropReason:  # fmt: skip
@@ -189,6 +221,10 @@ class IpInput:
         ipv4_packet = is_ipv4(local)
         header = burst.header(index, network, transport)
         data = burst.copy(index, transport, length)
+        if not ipv4_packet and (problem := self._fragment_problem(header, data, offset, bool(more))) is not None:
+            kind = interface.destinations.get(local)
+            self._parameter_problem(interface, header + data, problem, local, remote, kind, False, now)
+            return DropReason.BAD_FRAGMENT
         key = (remote, local, protocol if ipv4_packet else 0, identification)
         datagram = self.reassembler.fragment_received(key, offset, bool(more), data, header, now)
         self.stack.deadlines.schedule(self)
@@ -198,6 +234,14 @@ class IpInput:
             parsed = ipv4.parse_quoted(datagram.header)
             parsed.flags = parsed.fragment_offset = 0
             packet = ipv4.emit(parsed, datagram.payload)
+        elif datagram.header[-8] == ipv6.HOP_BY_HOP:
+            # RFC 8200 4.1: without the Fragment header it would stand where it may
+            problem = ipv6.ExtensionProblem(ipv6.UNRECOGNIZED_NEXT_HEADER, len(datagram.header) - 8)
+            length = len(datagram.header) - ipv6.HEADER_LENGTH + len(datagram.payload)
+            packet = datagram.header[:4] + length.to_bytes(2, "big") + datagram.header[6:] + datagram.payload
+            kind = interface.destinations.get(local)
+            self._parameter_problem(interface, packet, problem, local, remote, kind, False, now)
+            return DropReason.BAD_EXTENSION
         else:
             # the fragment header is the last 8 bytes of what came before the data; what named it now names its successor
             unfragmentable = bytearray(datagram.header[:-8])
@@ -209,6 +253,24 @@ class IpInput:
         whole.add(packet, Medium.IP)
         self._receive_whole(interface, whole, now)
         return DropReason.NONE
+
+    @staticmethod
+    def _fragment_problem(header: bytes, data: bytes, offset: int, more: bool) -> ipv6.ExtensionProblem | None:
+        """What RFC 8200 4.5 and RFC 7112 5 forbid a fragment; `header` ends with the Fragment header."""
+        if more and len(data) % 8:
+            return ipv6.ExtensionProblem(ipv6.ERRONEOUS_FIELD, PAYLOAD_LENGTH_POINTER)
+        if len(header) - 48 + offset + len(data) > 65535:
+            return ipv6.ExtensionProblem(ipv6.ERRONEOUS_FIELD, len(header) - 6)
+        if offset:
+            return None
+        try:
+            chain = ipv6.walk_extensions(header + data, header[-8], len(header), len(header) - 8)
+        except WireError:
+            return ipv6.ExtensionProblem(ipv6.INCOMPLETE_HEADER_CHAIN)
+        # a chain in error is looked at when all of the packet is there
+        if chain.problem is None and len(header) + len(data) - chain.offset < UPPER_HEADERS.get(chain.protocol, 0):
+            return ipv6.ExtensionProblem(ipv6.INCOMPLETE_HEADER_CHAIN)
+        return None
 
     @staticmethod
     def _next_header_offset(chain: bytearray) -> int:
@@ -223,6 +285,8 @@ class IpInput:
         for index, record in enumerate(burst.records()):
             flow, verdict, protocol, flags = record[0], record[1], record[3], record[6]
             kind = interface.destinations.get(flow[:16])
+            if verdict == BAD_EXTENSION:
+                self._bad_extension(interface, burst.copy(index, 0, record[15]), flow[:16], flow[16:32], False, now)
             if verdict or flags & FRAGMENT or kind is None:
                 interface.counters.drop(DropReason(verdict) if verdict else DropReason.BAD_FRAGMENT)
                 continue
@@ -244,7 +308,9 @@ class IpInput:
                 if reason is DropReason.NO_SOCKET and kind == UNICAST:
                     packet = burst.copy(index, 0, QUOTE_BYTES)
                     self.stack.icmp.port_unreachable(interface, packet, flow[:16], False, now)
-            elif protocol in (PROTOCOL_ICMP, PROTOCOL_ICMPV6) and not flags & UNKNOWN_PROTOCOL:
+            elif flags & UNKNOWN_PROTOCOL:
+                self._unknown_protocol(interface, burst.copy(index, 0, QUOTE_BYTES), flow[:16], protocol, kind, False, now)
+            elif protocol in (PROTOCOL_ICMP, PROTOCOL_ICMPV6):
                 message = burst.copy(index, record[11], record[14])
                 self.stack.icmp.message_received(interface, flow[:16], flow[16:32], message, record[4], kind, None, now)
 

@@ -15,10 +15,13 @@ from collections.abc import Callable
 
 from swos_net.address import (
     BROADCAST4,
+    LOOPBACK4,
+    LOOPBACK6,
     format_address,
     from_packed,
     is_ipv4,
     is_link_local,
+    is_loopback,
     is_multicast,
     link_local_from_mac,
     parse_address,
@@ -28,6 +31,7 @@ from swos_net.capability import Capability, _root
 from swos_net.config import StackConfig
 from swos_net.dataplane.batch import Batch, FlowPath
 from swos_net.dataplane.burst import Burst
+from swos_net.dns.config import Names
 from swos_net.errors import os_error
 from swos_net.ip.fragmentation import fragment
 from swos_net.ip.pmtu import PathMtuCache
@@ -35,9 +39,11 @@ from swos_net.ip.routing import Route, RouteTable
 from swos_net.link import LinkFeatures
 from swos_net.stack.counters import Counters
 from swos_net.stack.deadlines import Deadlines
+from swos_net.stack.groups import Groups
 from swos_net.stack.icmp_handler import IcmpHandler
-from swos_net.stack.interface import BROADCAST, Interface
+from swos_net.stack.interface import Interface
 from swos_net.stack.ip_input import IpInput
+from swos_net.stack.loopback import LoopbackInterface
 from swos_net.stack.tcp_demux import TcpDemux, flow_key
 from swos_net.stack.tcp_endpoint import TcpEndpoint, TcpListener
 from swos_net.stack.udp_demux import UdpDemux
@@ -50,7 +56,8 @@ LINK_LOCAL6 = parse_address("fe80::")
 class Stack:
     """One host on any number of links.
 
-    `root` is the capability for everything this stack can do; all others are derived from it.  `on_event`, when set,
+    `root` is the capability for everything this stack can do; all others are derived from it.  `system` is that of
+    what the stack sends of its own accord: ARP, neighbour discovery, ICMP errors, resets, DHCP, name queries.  `names` is what it knows about names.  `on_event`, when set,
     is called with whatever the protocols report (leases, address conflicts) and the interface it happened on.
     """
 
@@ -60,17 +67,23 @@ class Stack:
         self.config = config or StackConfig()
         self.random = random or random_module.SystemRandom()
         self.secret = self.random.randbytes(16)
-        self.root: Capability = _root(name)
+        self.root: Capability = _root(name, self)
+        self.names = Names(name)
+        self.system: Capability = self.root.attenuate(str(self.root), f"{name} itself")
         self.counters = Counters()
         self.deadlines = Deadlines()
         self.interfaces: list[Interface] = []
         self.routes = RouteTable()
         self.path_mtus = PathMtuCache()
         self.on_event: Callable[[object, Interface], None] | None = None
+        self.driver: object | None = None  # who serves this stack, for those who must find it (see runtime.driver)
+        self.loopback = LoopbackInterface(self)
+        self.groups = Groups(self)
         self.tcp = TcpDemux(self)
         self.udp = UdpDemux(self)
         self.icmp = IcmpHandler(self)
         self.input = IpInput(self)
+        self._endpoints = 0
 
     # Interfaces, addresses, routes
 
@@ -116,23 +129,52 @@ class Stack:
         self.add_route(Route(prefix, 0, interface.index, gateway))
 
     def is_local(self, address: bytes) -> bool:
-        return any(interface.has_address(address) for interface in self.interfaces)
+        return self.interface_with(address) is not None
 
     def interface_with(self, address: bytes) -> Interface | None:
-        return next((interface for interface in self.interfaces if interface.has_address(address)), None)
+        for interface in self.interfaces:
+            if interface.has_address(address):
+                return interface
+        return self.loopback if is_loopback(address) else None
 
-    def route_to(self, remote: bytes, local: bytes | None = None, *, broadcast: bool = False) -> tuple[Interface, bytes, bytes]:
-        """(interface, next hop, source address) for packets to `remote`.
+    def interface_numbered(self, number: int) -> Interface | None:
+        """By the number that socket addresses and options name it with: 1 is the loopback, links follow."""
+        if number == self.loopback.number:
+            return self.loopback
+        return self.interfaces[number - 2] if 2 <= number < len(self.interfaces) + 2 else None
+
+    def broadcast_interface(self, address: bytes) -> Interface | None:
+        """The interface on which that is a broadcast address."""
+        return next((interface for interface in self.interfaces if interface.is_broadcast(address)), None)
+
+    def route_to(self, remote: bytes, local: bytes | None = None, *, broadcast: bool = False,
+                 number: int = 0) -> tuple[Interface, bytes, bytes]:  # fmt: skip
+        """(interface, next hop, source address) for packets to `remote`; `number` is that of the only interface to use.
 
         ENETUNREACH without a route, EADDRNOTAVAIL without an address of the right kind, EACCES for a broadcast that
-        was not asked for.
+        was not asked for, EINVAL from a loopback address to a link.
         """
         interface = None
         if local is not None:
+            if is_ipv4(local) != is_ipv4(remote):
+                raise os_error(errno.ENETUNREACH, f"there is no way from {format_address(local)} to {format_address(remote)}")
             interface = self.interface_with(local)
             if interface is None:
                 raise os_error(errno.EADDRNOTAVAIL, f"{format_address(local)} is not an address of this stack")
-        route = self.routes.lookup(remote, interface.index if interface and (is_multicast(remote) or is_link_local(remote)) else None)
+        if is_loopback(remote):
+            return self.loopback, remote, local or (LOOPBACK4 if is_ipv4(remote) else LOOPBACK6)
+        if self.is_local(remote):
+            return self.loopback, remote, local or remote  # RFC 1122 3.2.1.3: it never leaves the host
+        if number:
+            interface = self.interface_numbered(number)
+            if interface is None:
+                raise os_error(errno.ENODEV, f"there is no interface {number}")
+        elif interface is self.loopback and not is_multicast(remote):
+            raise os_error(errno.EINVAL, f"{format_address(local)} is an address of this host alone")
+        if interface is self.loopback:
+            return interface, remote, local or (LOOPBACK4 if is_ipv4(remote) else LOOPBACK6)
+        only = interface is not None and (number or is_multicast(remote) or is_link_local(remote))
+        route = self.routes.lookup(remote, interface.index if only else None)
         if route is None and (remote == BROADCAST4 or is_multicast(remote)) and self.interfaces:
             interface = interface or self.interfaces[0]
             next_hop = remote
@@ -141,7 +183,7 @@ class Stack:
         else:
             interface = self.interfaces[route.interface]
             next_hop = route.gateway or remote
-        if interface.destinations.get(remote) == BROADCAST and not broadcast:
+        if interface.is_broadcast(remote) and not broadcast:
             raise os_error(errno.EACCES, "set SO_BROADCAST to send to a broadcast address")
         source = local or (route.source if route else None) or interface.source_towards(remote)
         if source is None:
@@ -151,7 +193,7 @@ class Stack:
 
     def next_hop_on(self, interface: Interface, remote: bytes) -> bytes:
         """Where an answer to `remote` goes on the interface that the question came from."""
-        if interface.on_link(remote):
+        if interface.on_link(remote) or is_multicast(remote) or interface.is_broadcast(remote):
             return remote
         route = self.routes.lookup(remote, interface.index)
         if route is None:
@@ -184,21 +226,22 @@ class Stack:
             self.counters["IpFragFails"] += 1
             return []
 
-    def send_ip(self, interface: Interface, source: bytes, remote: bytes, protocol: int, payload: bytes, now: float) -> None:
+    def send_ip(self, interface: Interface, source: bytes, remote: bytes, protocol: int, payload: bytes, now: float,
+                hop_limit: int | None = None, traffic_class: int = 0) -> None:  # fmt: skip
         """An IP packet around `payload`, fragmented where it must be."""
+        hop_limit = self.config.hop_limit if hop_limit is None else hop_limit
         if is_ipv4(remote):
-            header = ipv4.Ipv4Header(source, remote, protocol, self.config.hop_limit, identification=self.random.getrandbits(16))
+            header = ipv4.Ipv4Header(source, remote, protocol, hop_limit, traffic_class, self.random.getrandbits(16))
             packet = ipv4.emit(header, payload)
         else:
-            packet = ipv6.emit(ipv6.Ipv6Header(source, remote, protocol, self.config.hop_limit), payload)
+            packet = ipv6.emit(ipv6.Ipv6Header(source, remote, protocol, hop_limit, traffic_class), payload)
         self.answer(interface, packet, remote, now)
 
-    def send_udp_fragmented(self, path: FlowPath, payload: bytes, now: float) -> None:
+    def send_udp_fragmented(self, path: FlowPath, payload: bytes, interface: Interface, now: float) -> None:
         """A datagram longer than the path's MTU."""
         local, remote = bytes(path.c.local), bytes(path.c.remote)
-        interface, _, _ = self.route_to(remote, local, broadcast=True)
         datagram = udp.emit(udp.UdpHeader(path.c.local_port, path.c.remote_port), payload, local, remote)
-        self.send_ip(interface, local, remote, ipv4.PROTOCOL_UDP, datagram, now)
+        self.send_ip(interface, local, remote, ipv4.PROTOCOL_UDP, datagram, now, path.c.hop_limit, path.c.traffic_class)
 
     def neighbor_unreachable(self, interface: Interface, address: bytes, held: list[bytes], now: float) -> None:
         """Nobody answered for `address`: who waited is told (RFC 1122 3.3.2, RFC 4861 7.2.2)."""
@@ -216,7 +259,7 @@ class Stack:
             if protocol == 6:
                 endpoint = self.tcp.flows.get(flow_key(header.source, ports[0], header.destination, ports[1]))
             else:
-                endpoint = self.udp.find(header.source, transport[:2], header.destination, ports[1])
+                endpoint = self.udp.find(header.source + header.destination + transport[:4])
             if endpoint is not None:
                 endpoint.path_error(errno.EHOSTUNREACH, now)
 
@@ -233,6 +276,15 @@ class Stack:
         interface.output_ready.clear()
 
     # Endpoints
+
+    def endpoint_opened(self) -> None:
+        """Counts one that is no connection; ENOBUFS when the configuration allows no more."""
+        if self._endpoints >= self.config.max_endpoints:
+            raise os_error(errno.ENOBUFS, "this stack holds as many endpoints as its configuration allows")
+        self._endpoints += 1
+
+    def endpoint_closed(self) -> None:
+        self._endpoints -= 1
 
     def tcp_connect(self, capability: Capability, remote: bytes, remote_port: int, now: float, *, local: bytes | None = None,
                     local_port: int = 0) -> TcpEndpoint:  # fmt: skip
@@ -252,7 +304,8 @@ class Stack:
     def tcp_unlisten(self, listener: TcpListener) -> None:
         self.tcp.unlisten(listener)
 
-    def udp_closed(self, endpoint: UdpEndpoint) -> None:
+    def udp_closed(self, endpoint: UdpEndpoint, now: float) -> None:
+        self.groups.leave_all(endpoint, now)
         self.udp.closed(endpoint)
 
     # The verbs

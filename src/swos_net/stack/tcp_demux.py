@@ -2,12 +2,13 @@
 
 import errno
 
-from swos_net.address import UNSPECIFIED4, UNSPECIFIED6, is_ipv4, is_multicast, is_unspecified
+from swos_net.address import BROADCAST4, UNSPECIFIED4, UNSPECIFIED6, is_ipv4, is_multicast, is_unspecified
 from swos_net.capability import Capability
 from swos_net.dataplane.burst import DropReason
 from swos_net.errors import os_error
 from swos_net.link import LinkFeatures, Offload
-from swos_net.stack.ports import BoundPorts, port_bytes
+from swos_net.stack.ports import REUSE_ADDRESS, REUSE_PORT, BoundPorts, PortClaim, overlap, port_bytes
+from swos_net.stack.syn_cookies import SynCookies
 from swos_net.stack.tcp_endpoint import TcpEndpoint, TcpListener
 from swos_net.tcp.congestion import check_controller
 from swos_net.tcp.connection import Connection
@@ -39,93 +40,174 @@ class TcpDemux:
     def __init__(self, stack):
         self.stack = stack
         self.flows: dict[bytes, TcpEndpoint] = {}
-        self.ports = BoundPorts("TCP")
+        self.ports = BoundPorts("TCP", stack.random.getrandbits(32))
+        self.cookies = SynCookies(stack)
+        self.time_waiting: dict[TcpEndpoint, None] = {}  # the oldest first
+        self.orphans: set[TcpEndpoint] = set()  # closed by their users, and not done yet
         check_controller(stack.config.tcp.congestion)
-        self._local_ports: dict[tuple[bytes, int], int] = {}  # connections on a local port, for the choice of one
 
     # Calls of the user
 
-    def connect(self, capability: Capability, remote: bytes, remote_port: int, now: float, local: bytes | None = None,
-                local_port: int = 0) -> TcpEndpoint:  # fmt: skip
-        """Starts an active open.
+    def claim(self, capability: Capability, claim: PortClaim, port: int) -> None:
+        """bind(): holds a port (0: any) for a socket that will listen or connect.
 
-        EACCES without authority, ENETUNREACH without a route, EADDRINUSE when that flow exists, EADDRNOTAVAIL when no
-        local port is left.
+        EACCES without authority, EADDRNOTAVAIL when the address is not ours, EADDRINUSE when it cannot be shared.
         """
         stack = self.stack
-        if is_unspecified(remote) or is_multicast(remote) or not 0 < remote_port < 65536:
+        for address in claim.addresses:
+            if not is_unspecified(address) and not stack.is_local(address):
+                raise os_error(errno.EADDRNOTAVAIL, f"{stack.describe(address, port)} is not an address of this stack")
+            if port:
+                capability.check("bind", "tcp", address, port)
+        if not port:
+            port = self.ports.choose(claim.addresses[0], stack.secret, b"bind", lambda port: self._taken(claim, port))
+        elif self._taken(claim, port):
+            raise os_error(errno.EADDRINUSE, f"TCP port {port} is taken: choose another or close its owner")
+        self.ports.claim(claim, port)
+
+    def _taken(self, claim: PortClaim, port: int) -> bool:
+        if self.ports.conflict(claim, port):
+            return True
+        if not self.ports.flows_in_the_way(claim, port):
+            return False
+        shared = REUSE_ADDRESS * claim.reuse_address | REUSE_PORT * claim.reuse_port
+        return any(
+            endpoint.local_port == port and not endpoint.reuse & shared and overlap(claim.addresses, (endpoint.local,))
+            for endpoint in self.flows.values()
+        )
+
+    def connect(self, capability: Capability, remote: bytes, remote_port: int, now: float, local: bytes | None = None,
+                local_port: int = 0, claim: PortClaim | None = None) -> TcpEndpoint:  # fmt: skip
+        """Starts an active open; `claim` is what bind() held, whose port is used.
+
+        EACCES without authority, ENETUNREACH without a route, EADDRINUSE when that flow exists (with a claim
+        EADDRNOTAVAIL), EADDRNOTAVAIL when no local port is left.
+        """
+        stack = self.stack
+        if is_unspecified(remote) or not 0 <= remote_port < 65536:
             raise os_error(errno.EINVAL, f"{stack.describe(remote, remote_port)} cannot be connected to")
+        if is_multicast(remote) or remote == BROADCAST4:
+            raise os_error(errno.ENETUNREACH, f"{stack.describe(remote, remote_port)} is no single host")
         capability.check("connect", "tcp", remote, remote_port)
-        if local_port:
+        if claim is not None:
+            local_port = claim.local_port
+        elif local_port:
             capability.check("bind", "tcp", local or (UNSPECIFIED4 if is_ipv4(remote) else UNSPECIFIED6), local_port)
         interface, next_hop, source = stack.route_to(remote, local)
         peer = remote + port_bytes(remote_port)
         if not local_port:
             local_port = self.ports.choose(
                 source, stack.secret, peer,
-                lambda port: self.ports.taken(source, port) or flow_key(source, port, remote, remote_port) in self.flows,
+                lambda port: self.ports.held(port, (source,)) or flow_key(source, port, remote, remote_port) in self.flows,
             )  # fmt: skip
         flow = flow_key(source, local_port, remote, remote_port)
         if flow in self.flows:
-            raise os_error(errno.EADDRINUSE, f"a connection from port {local_port} to that peer exists")
-        endpoint = self._make(capability, flow, source, local_port, remote, remote_port, interface, next_hop, now)
+            code = errno.EADDRINUSE if claim is None else errno.EADDRNOTAVAIL  # as bind() or connect() would say
+            raise os_error(code, f"a connection from port {local_port} to that peer exists")
+        reuse = claim.reuse if claim is not None else 0
+        endpoint = self._make(capability, flow, source, local_port, remote, remote_port, interface, next_hop, now, reuse=reuse)
+        endpoint.path.granted = capability
         endpoint.connection.open(now)
         stack.counters["TcpActiveOpens"] += 1
         endpoint.changed(now)
         return endpoint
 
     def listen(self, capability: Capability, local: bytes, local_port: int, backlog: int, *, dual_stack: bool = False) -> TcpListener:
-        """`local` may be unspecified; with `dual_stack` the unspecified address takes both families."""
-        stack = self.stack
+        """`local` may be unspecified; with `dual_stack` the unspecified address takes both families.
+
+        Connections of an earlier listener keep nobody from the port, as with SO_REUSEADDR.
+        """
         addresses = (UNSPECIFIED6, UNSPECIFIED4) if dual_stack and is_unspecified(local) else (local,)
-        if not is_unspecified(local) and not stack.is_local(local):
-            raise os_error(errno.EADDRNOTAVAIL, f"{stack.describe(local, local_port)} is not an address of this stack")
         for address in addresses:
             capability.check("bind", "tcp", address, local_port)
             capability.check("listen", "tcp", address, local_port)
-        if not local_port:
-            taken = self.ports.any_taken
-            local_port = self.ports.choose(local, stack.secret, b"listen", lambda port: taken(addresses, port))
-        listener = TcpListener(stack, capability, local, local_port, addresses, backlog)
-        bound = []
-        try:
-            for address in addresses:
-                self.ports.bind(address, local_port, listener)
-                bound.append(address)
-        except OSError:
-            for address in bound:
-                self.ports.release(address, local_port, listener)
-            raise
+        claim = PortClaim(addresses, reuse_address=True)
+        self.claim(capability, claim, local_port)
+        return self.listen_at(capability, claim, backlog)
+
+    def listen_at(self, capability: Capability, claim: PortClaim, backlog: int) -> TcpListener:
+        """listen(): makes a listener of a held port, which the listener releases when it closes.
+
+        EADDRINUSE when it is shared with somebody who listens already.
+        """
+        port = claim.local_port
+        for address in claim.addresses:
+            # a rule about port 0 stands for whatever port is chosen
+            if not capability.allows("listen", "tcp", address, 0):
+                capability.check("listen", "tcp", address, port)
+        claim.listening = True
+        if self.ports.conflict(claim, port):
+            claim.listening = False
+            raise os_error(errno.EADDRINUSE, f"somebody listens on TCP port {port}: choose another or close its owner")
+        listener = TcpListener(self.stack, capability, claim.addresses[0], port, claim, backlog)
+        self.ports.listen(listener, claim.addresses, port)
         return listener
 
     def unlisten(self, listener: TcpListener) -> None:
-        for address in listener.addresses:
-            self.ports.release(address, listener.local_port, listener)
+        claim = listener.claim
+        self.ports.unlisten(listener, claim.addresses, claim.local_port)
+        claim.listening = False
+        self.ports.release(claim)
+
+    def orphaned(self, endpoint: TcpEndpoint) -> bool:
+        """The user has let go; False when there are so many of them that this one has to be reset."""
+        if len(self.orphans) >= self.stack.config.tcp.orphans_max:
+            self.stack.counters["TcpExtTCPAbortOnMemory"] += 1
+            return False
+        self.orphans.add(endpoint)
+        return True
+
+    def time_wait_entered(self, endpoint: TcpEndpoint) -> None:
+        """Only the memory of a connection is left; the oldest goes when there are too many."""
+        self.orphans.discard(endpoint)
+        self.time_waiting[endpoint] = None
+        if len(self.time_waiting) > self.stack.config.tcp.time_wait_max:
+            self._forget_oldest_time_wait()
+
+    def _forget_oldest_time_wait(self) -> bool:
+        if not self.time_waiting:
+            return False
+        endpoint = next(iter(self.time_waiting))
+        self.stack.counters["TcpExtTCPTimeWaitOverflow"] += 1
+        endpoint.connection.forget()
+        endpoint.events_happened()
+        return True
 
     def closed(self, endpoint: TcpEndpoint) -> None:
+        self.time_waiting.pop(endpoint, None)
+        self.orphans.discard(endpoint)
         if self.flows.get(endpoint.flow) is endpoint:
             del self.flows[endpoint.flow]
+            self.ports.flow_closed(endpoint.local_port, is_ipv4(endpoint.local), endpoint.reuse)
         self.stack.deadlines.forget(endpoint)
 
-    def _make(self, capability, flow, local, local_port, remote, remote_port, interface, next_hop, now, listener=None) -> TcpEndpoint:
+    def _make(self, capability, flow, local, local_port, remote, remote_port, interface, next_hop, now, listener=None,
+              reuse: int = 0, iss: int | None = None) -> TcpEndpoint:  # fmt: skip
         stack = self.stack
-        if len(self.flows) >= stack.config.max_connections:
+        if len(self.flows) >= stack.config.max_connections and not self._forget_oldest_time_wait():
             raise os_error(errno.ENOBUFS, "this stack holds as many connections as its configuration allows")
         ipv4_flow = is_ipv4(remote)
         headers = HEADERS4 if ipv4_flow else HEADERS6
-        mtu = stack.path_mtus.mtu(remote, interface.link.mtu, now)
-        mss = mtu - headers
+        mss = self._mss(interface, remote, now)
         connection = Connection(
             stack.config.tcp,
-            initial_sequence_number(stack.secret, flow, now),
+            initial_sequence_number(stack.secret, flow, now) if iss is None else iss,
             mss,
             ipv4=ipv4_flow,
-            super_segment=_packet_max(interface.link, ipv4_flow) - headers - OPTIONS_MAX,
+            super_segment=max(mss, _packet_max(interface.link, ipv4_flow) - headers - OPTIONS_MAX),
             ts_offset=timestamp_offset(stack.secret, flow),
+            counters=stack.counters,
         )
         endpoint = TcpEndpoint(stack, capability, connection, flow, local, local_port, remote, remote_port, interface, next_hop, listener)
+        endpoint.reuse = listener.claim.reuse if listener is not None else reuse
         self.flows[flow] = endpoint
+        self.ports.flow_opened(local_port, ipv4_flow, endpoint.reuse)
         return endpoint
+
+    def _mss(self, interface, remote: bytes, now: float) -> int:
+        """Payload octets of a segment without options on the path to `remote` (RFC 6691)."""
+        mtu = self.stack.path_mtus.mtu(remote, interface.link.mtu, now)
+        return min(mtu, PACKET_MAX) - (HEADERS4 if is_ipv4(remote) else HEADERS6)
 
     # Segments
 
@@ -135,11 +217,12 @@ class TcpDemux:
         local = flow[:16]
         if flags & RST:
             return DropReason.NO_SOCKET
-        if flags & SYN and not flags & ACK:
-            wildcard = UNSPECIFIED4 if is_ipv4(local) else UNSPECIFIED6
-            listener = self.ports.find(local, flow[32:34], wildcard)
-            if isinstance(listener, TcpListener):
-                return self._syn_for(listener, interface, flow, segment, now)
+        if not flags & ACK:
+            listener = self.ports.find(flow)
+            if listener is not None:
+                if flags & SYN:
+                    return self._syn_for(listener, interface, flow, segment, now)
+                return DropReason.NO_SOCKET  # RFC 9293 3.10.7.2, fourth: no answer
         self._refuse(interface, flow, segment, now)
         return DropReason.NO_SOCKET
 
@@ -148,19 +231,56 @@ class TcpDemux:
         local_port, remote_port = int.from_bytes(flow[32:34], "big"), int.from_bytes(flow[34:36], "big")
         if not listener.capability.allows("accept", "tcp", remote, local_port):
             return DropReason.NOT_ALLOWED  # before the SYN,ACK: nothing is half open, nothing is told
-        if not listener.queue.may_take_syn() or len(self.flows) >= self.stack.config.max_connections:
+        queue = listener.queue
+        if queue.accept_queue_full:
+            queue.overflows += 1
+            self.stack.counters["TcpExtListenOverflows"] += 1
             return DropReason.QUEUE_FULL
+        cookies = self.stack.config.tcp.syn_cookies
+        full = queue.syn_queue_full or (len(self.flows) >= self.stack.config.max_connections and not self.time_waiting)
+        if cookies == "always" or (full and cookies != "never"):
+            return self.cookies.answer(interface, flow, segment, self._mss(interface, remote, now), now)
+        if full:
+            queue.overflows += 1
+            self.stack.counters["TcpExtTCPReqQFullDrop"] += 1
+            return DropReason.QUEUE_FULL
+        endpoint = self._passive(listener, interface, flow, segment, now)
+        if endpoint is None:
+            return DropReason.NOT_FOR_US
+        endpoint.changed(now)
+        return DropReason.NONE
+
+    def _passive(self, listener: TcpListener, interface, flow: bytes, syn: Segment, now: float, iss: int | None = None) -> TcpEndpoint | None:
+        """A connection in SYN-RECEIVED; None when there is no way back to the peer."""
+        local, remote = flow[:16], flow[16:32]
+        local_port, remote_port = int.from_bytes(flow[32:34], "big"), int.from_bytes(flow[34:36], "big")
         capability = listener.capability.narrowed_to_peer("tcp", local, local_port, remote, remote_port)
         try:
             next_hop = self.stack.next_hop_on(interface, remote)
         except OSError:
-            return DropReason.NOT_FOR_US
-        endpoint = self._make(capability, flow, local, local_port, remote, remote_port, interface, next_hop, now, listener)
+            return None
+        endpoint = self._make(capability, flow, local, local_port, remote, remote_port, interface, next_hop, now, listener, iss=iss)
+        endpoint.path.granted = capability
         listener.queue.syn_taken(endpoint)
         self.stack.counters["TcpPassiveOpens"] += 1
         endpoint.connection.tcb.may_complete = listener.queue.may_complete
-        endpoint.connection.accept_syn(segment, now)
-        endpoint.changed(now)
+        if listener.prepare is not None:
+            listener.prepare(endpoint, now)
+        endpoint.connection.accept_syn(syn, now)
+        return endpoint
+
+    def _cookie_returned(self, listener: TcpListener, interface, flow: bytes, syn: Segment, segment: Segment, now: float) -> DropReason:
+        """The third segment of a handshake that was not remembered: the connection is made now."""
+        remote, local_port = flow[16:32], int.from_bytes(flow[32:34], "big")
+        if not listener.capability.allows("accept", "tcp", remote, local_port):
+            return DropReason.NOT_ALLOWED
+        if listener.queue.accept_queue_full or (len(self.flows) >= self.stack.config.max_connections and not self.time_waiting):
+            return DropReason.QUEUE_FULL
+        endpoint = self._passive(listener, interface, flow, syn, now, (segment.ack - 1) & 0xFFFFFFFF)
+        if endpoint is None:
+            return DropReason.NOT_FOR_US
+        endpoint.connection.syn_ack_was_sent(now)
+        endpoint.deliver(segment, now)
         return DropReason.NONE
 
     def _refuse(self, interface, flow: bytes, segment: Segment, now: float) -> None:
@@ -171,12 +291,16 @@ class TcpDemux:
         else:
             occupied = segment.length + bool(flags & SYN) + bool(flags & FIN)
             seq, ack, reset = 0, (segment.seq + occupied) & 0xFFFFFFFF, RST | ACK
-        local, remote = flow[:16], flow[16:32]
         header = tcp.TcpHeader(int.from_bytes(flow[32:34], "big"), int.from_bytes(flow[34:36], "big"), seq, ack, reset, 0)
+        self.stack.counters["TcpOutRsts"] += 1
+        self.answer(interface, flow, header, now)
+
+    def answer(self, interface, flow: bytes, header: tcp.TcpHeader, now: float) -> None:
+        """A segment without text that no connection stands behind."""
+        local, remote = flow[:16], flow[16:32]
         raw = tcp.emit(header, b"", local, remote)
         if is_ipv4(local):
             packet = ipv4.emit(ipv4.Ipv4Header(local, remote, 6, self.stack.config.hop_limit, flags=ipv4.DONT_FRAGMENT), raw)
         else:
             packet = ipv6.emit(ipv6.Ipv6Header(local, remote, 6, self.stack.config.hop_limit), raw)
-        self.stack.counters["TcpOutRsts"] += 1
         self.stack.answer(interface, packet, remote, now)

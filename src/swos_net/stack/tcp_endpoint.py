@@ -5,11 +5,13 @@ watchers, marks the endpoint for output and sees to its deadline.
 """
 
 import errno
+from collections.abc import Callable
 
 from swos_net.capability import Capability
 from swos_net.dataplane.batch import Batch, FlowPath
 from swos_net.errors import os_error
 from swos_net.stack.endpoint import Endpoint, Ready
+from swos_net.stack.ports import PortClaim
 from swos_net.tcp.connection import Connection
 from swos_net.tcp.events import Event
 from swos_net.tcp.listener import Listener
@@ -31,7 +33,7 @@ class TcpEndpoint(Endpoint):
 
     __slots__ = (
         "_error_told", "connection", "flow", "interface", "listener", "next_hop", "output_pending", "path", "remote",
-        "remote_port", "scheduled",
+        "remote_port", "reuse", "scheduled",
     )  # fmt: skip
 
     def __init__(self, stack, capability: Capability, connection: Connection, flow: bytes, local: bytes, local_port: int,
@@ -45,6 +47,7 @@ class TcpEndpoint(Endpoint):
         self.next_hop = next_hop
         self.listener = listener
         self.path = FlowPath(local, local_port, remote, remote_port, stack.config.hop_limit, stack.random.getrandbits(16))
+        self.reuse = 0  # REUSE_* of its local port
         self.output_pending = False
         self.scheduled: float | None = None
         self._error_told = False
@@ -69,6 +72,11 @@ class TcpEndpoint(Endpoint):
         if error:
             self._error_told = True
         return error
+
+    @property
+    def error_waits(self) -> bool:
+        """Whether `take_error` would give one."""
+        return bool(self.connection.tcb.error) and not self._error_told
 
     def raise_error(self) -> None:
         """Raises the connection's failure once, as the kernel does."""
@@ -145,7 +153,10 @@ class TcpEndpoint(Endpoint):
     def close(self, now: float) -> None:
         """The user lets go; the connection ends in its own time."""
         self._watchers = ()
-        self.connection.close(now)
+        connection = self.connection
+        connection.close(now)
+        if connection.delivering and not self.stack.tcp.orphaned(self):
+            connection.abort(now)
         self.changed(now)
 
     def abort(self, now: float) -> None:
@@ -177,7 +188,7 @@ class TcpEndpoint(Endpoint):
 
     def changed(self, now: float) -> None:
         if self.connection.tcb.events:
-            self._tell(now)
+            self.events_happened()
         if not self.output_pending:
             self.output_pending = True
             self.interface.output_ready.append(self)
@@ -185,7 +196,8 @@ class TcpEndpoint(Endpoint):
                 self.interface.wants_output()
         self.stack.deadlines.schedule(self)
 
-    def _tell(self, now: float) -> None:
+    def events_happened(self) -> None:
+        """Tells the owner, the listener and the watchers what the connection reports."""
         events = self.connection.tcb.events
         mask = 0
         while events:
@@ -193,6 +205,8 @@ class TcpEndpoint(Endpoint):
             if event is Event.CONNECTED:
                 if self.listener is not None:
                     self.listener.completed(self)
+            elif event is Event.TIME_WAIT:
+                self.stack.tcp.time_wait_entered(self)
             elif event is Event.CLOSED or event is Event.REOPEN:
                 self.stack.tcp_closed(self)
                 if self.listener is not None:
@@ -203,6 +217,9 @@ class TcpEndpoint(Endpoint):
 
     def transmit(self, batch: Batch, now: float) -> bool:
         """Adds what may go out now; True when there is more than the batch had room for."""
+        if self.path.granted is not self.capability:
+            self.stack.counters["OutNotAllowed"] += 1  # whatever let the endpoint get here, nobody asked its capability
+            return False
         interface = self.interface
         link_address = interface.link_address_of(self.next_hop, now)
         if link_address is None:
@@ -234,12 +251,17 @@ class TcpEndpoint(Endpoint):
 class TcpListener(Endpoint):
     """One listening port."""
 
-    __slots__ = ("addresses", "queue")
+    __slots__ = ("claim", "prepare", "queue")
 
-    def __init__(self, stack, capability: Capability, local: bytes, local_port: int, addresses: tuple[bytes, ...], backlog: int):
+    def __init__(self, stack, capability: Capability, local: bytes, local_port: int, claim: PortClaim, backlog: int):
         super().__init__(stack, capability, local, local_port)
-        self.addresses = addresses
+        self.claim = claim
+        self.prepare: Callable[[TcpEndpoint, float], None] | None = None  # gives a new connection the socket's options
         self.queue = Listener(backlog, stack.config.half_open_limit)
+
+    @property
+    def reuse_port(self) -> bool:
+        return self.claim.reuse_port
 
     def ready(self) -> int:
         return Ready.READABLE if self.queue.accepted else Ready.NONE

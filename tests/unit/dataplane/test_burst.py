@@ -23,7 +23,7 @@ HEADER_COPY = 256
 
 
 class Undecided(Exception):
-    """The two may differ: a limit of the decoder, or options of extension headers, which it does not look into."""
+    """The two may differ: a limit of the decoder."""
 
 
 def decode(frame, medium, **offload):
@@ -62,7 +62,7 @@ def reference(frame, medium):
         end = 40 + header.payload_length
         packet_only = packet[:end]
         if header.next_header in (0, 43, 44, 60):
-            has_options(packet_only, header.next_header)
+            check_length(packet_only, header.next_header)
         chain = ipv6.walk_extensions(packet_only, header.next_header)
         if chain.problem is not None:
             raise WireError("bad_extension")
@@ -106,8 +106,8 @@ def reference(frame, medium):
     return found
 
 
-def has_options(packet, next_header):
-    """Undecided when the chain is longer than the decoder goes, or an option in it is anything but padding."""
+def check_length(packet, next_header):
+    """Undecided when the chain is longer than the decoder goes."""
     offset, count = 40, 0
     while next_header in (0, 43, 44, 60):
         count += 1
@@ -118,15 +118,6 @@ def has_options(packet, next_header):
         length = 8 if next_header == 44 else packet[offset + 1] * 8 + 8
         if offset + length > HEADER_COPY - 80:
             raise Undecided
-        if next_header in (0, 60):
-            at, end = offset + 2, min(offset + length, len(packet))
-            while at < end:
-                if packet[at] == 0:
-                    at += 1
-                elif packet[at] == 1 and at + 1 < end and at + 2 + packet[at + 1] <= end:
-                    at += 2 + packet[at + 1]
-                else:
-                    raise Undecided
         if (
             next_header == 44
             and (packet[offset + 2 : offset + 4] != b"\0\0")
