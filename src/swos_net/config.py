@@ -51,7 +51,13 @@ class TcpConfig:
     time_wait_max: int = 16384         # connections in TIME-WAIT; the oldest makes room
     orphan_retries: int = 8            # of an orphan whose peer keeps its window shut
     orphans_max: int = 8192            # connections that no user holds; beyond it they are reset
-    option_order: str = "linux"        # how our options are laid out: "linux" or "freebsd"
+    reset_in_window: bool = False      # any RST in the window is believed (RFC 793 instead of RFC 5961 3.2)
+    syn_in_window: bool = False        # a SYN in the window resets (RFC 793 instead of RFC 5961 4.2)
+    drop_syn_fin: bool = False         # segments with both are not looked at
+    ignore_reset_in_time_wait: bool = True  # RFC 1337 3, fix F1
+    # what RFCs leave open, "linux" or "freebsd": the order of options, PSH on super-segments, timestamps on RST, whether
+    # an ACK repeats a FIN, whether text beyond the advertised window is taken while the buffer has room
+    dialect: str = "linux"
 
 
 @dataclass(frozen=True, slots=True)

@@ -178,12 +178,8 @@ class Connection:
             tcb.state = State.LAST_ACK
 
     def shutdown_receive(self) -> None:
-        """The user wants no more data; what comes is acknowledged and forgotten."""
-        tcb = self.tcb
-        tcb.receive_shut = True
-        if tcb.receive_ring is not None:
-            tcb.receive_ring.consume(len(tcb.receive_ring))
-            window_opened(self.tcb)
+        """The user sees the end of the stream once everything that is there has been read."""
+        self.tcb.receive_shut = True
 
     def close(self, now: float) -> None:
         """The user lets go: an orderly end, or a reset when received data was never read (RFC 2525 2.17)."""

@@ -11,11 +11,13 @@ from swos_net.tcp.acknowledgment import process_ack
 from swos_net.tcp.events import Event
 from swos_net.tcp.lifecycle import become_established, closed, fail
 from swos_net.tcp.options import syn_received
+from swos_net.tcp.output import acceptable_seq
+from swos_net.tcp.receive_window import right_edge
 from swos_net.tcp.segment import ACK, FIN, HAS_TIMESTAMPS, RST, SYN, Segment
 from swos_net.tcp.seqnum import MASK, newer_timestamp, unwrap
 from swos_net.tcp.state import State
 from swos_net.tcp.tcb import Tcb
-from swos_net.tcp.text import process_fin, process_text, report_duplicate
+from swos_net.tcp.text import deliver_early_text, keep_early_text, process_fin, process_text, report_duplicate
 
 PAWS_IDLE = 24 * 86400.0  # RFC 7323 5.5
 REPLIES_MAX = 16  # resets and the like that wait for the link to take them
@@ -48,7 +50,7 @@ def _syn_sent(tcb: Tcb, segment: Segment, now: float, ipv4: bool) -> None:
         if ack_acceptable:
             fail(tcb, errno.ECONNREFUSED)
         return
-    if not flags & SYN:
+    if not flags & SYN or (flags & FIN and tcb.config.drop_syn_fin):
         return
     tcb.irs = segment.seq
     tcb.receive_base = tcb.rcv_nxt = tcb.irs + 1
@@ -63,6 +65,8 @@ def _syn_sent(tcb: Tcb, segment: Segment, now: float, ipv4: bool) -> None:
         # simultaneous open: our SYN goes again, now with ACK
         tcb.state = State.SYN_RECEIVED
         tcb.syn_wanted = True
+        if segment.length:
+            keep_early_text(tcb, segment, tcb.rcv_nxt)
         return
     tcb.snd_una = tcb.snd_wl2 = ack
     _measure_handshake(tcb, segment, now)
@@ -99,6 +103,8 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
             _refuse(tcb, length or flags & FIN, now)
             return
     if flags & SYN:
+        if flags & FIN and tcb.config.drop_syn_fin:
+            return
         if tcb.state is State.TIME_WAIT and not flags & (ACK | RST):
             # RFC 9293 3.6.1 (MAY-2), RFC 6191 2: beyond the old stream, or later by its timestamp, it opens anew
             if seq > rcv_nxt or (stamped and segment.ts_val != tcb.ts_recent):
@@ -113,7 +119,7 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
 
     # first, check sequence number
     occupied = length + (1 if flags & FIN else 0) + (1 if flags & SYN else 0)
-    window = tcb.rcv_adv - rcv_nxt
+    window = right_edge(tcb) - rcv_nxt
     if occupied == 0:
         acceptable = seq == rcv_nxt if window <= 0 else rcv_nxt <= seq < rcv_nxt + window
     else:
@@ -126,13 +132,19 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
 
     # second, check the RST bit (with RFC 5961 3.2)
     if flags & RST:
-        if seq == rcv_nxt:
+        if tcb.state is State.TIME_WAIT and tcb.config.ignore_reset_in_time_wait:
+            return  # RFC 1337 3, fix F1
+        if seq == rcv_nxt or tcb.config.reset_in_window:
             _reset_arrived(tcb)
         else:
             _challenge(tcb, now)
         return
     # fourth, check the SYN bit (RFC 5961 4.2)
     if flags & SYN:
+        if tcb.config.syn_in_window and tcb.state is not State.TIME_WAIT:
+            _reply(tcb, acceptable_seq(tcb), tcb.rcv_nxt, RST | ACK)
+            fail(tcb, errno.ECONNRESET)
+            return
         _challenge(tcb, now)
         return
     # fifth, check the ACK field
@@ -152,6 +164,9 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
         tcb.snd_una = ack
         _measure_handshake(tcb, segment, now)
         become_established(tcb, now)
+        if tcb.out_of_order:
+            deliver_early_text(tcb)
+            rcv_nxt = tcb.rcv_nxt
     if ack > tcb.snd_max or ack < tcb.snd_una - max(tcb.max_send_window, 65535):
         _challenge(tcb, now)  # RFC 5961 5.2
         return
@@ -164,6 +179,8 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
     process_ack(tcb, segment, seq, ack, now)
     if tcb.state is State.CLOSED:
         return
+    if tcb.state is State.TIME_WAIT and seq != rcv_nxt:
+        _challenge(tcb, now)  # whoever sent it has not seen that both have closed
     # sixth, the URG bit: bounded by being ignored; urgent data stays in the stream (RFC 6093 3.1)
     # seventh, process the segment text
     if length:
@@ -221,7 +238,7 @@ def _challenge(tcb: Tcb, now: float) -> None:
 def _reset_arrived(tcb: Tcb) -> None:
     if tcb.state is State.SYN_RECEIVED:
         fail(tcb, errno.ECONNREFUSED)
-    elif tcb.state in (State.CLOSING, State.LAST_ACK, State.TIME_WAIT):
+    elif tcb.state is State.TIME_WAIT or (tcb.orphan and tcb.state in (State.CLOSING, State.LAST_ACK)):
         closed(tcb)
     else:
         fail(tcb, errno.EPIPE if tcb.state is State.CLOSE_WAIT else errno.ECONNRESET)

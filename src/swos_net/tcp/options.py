@@ -16,7 +16,7 @@ TIMESTAMPS_LENGTH = 12
 
 def window_scale_for(buffer: int) -> int:
     """The shift with which a window of `buffer` bytes fits 16 bits."""
-    return min(max(0, (buffer - 1).bit_length() - 16), WINDOW_SCALE_MAX)
+    return min(max(0, buffer.bit_length() - 16), WINDOW_SCALE_MAX)
 
 
 def syn_options(tcb: Tcb, now: float) -> bytes:
@@ -93,14 +93,18 @@ def segment_options(tcb: Tcb, now: float) -> bytes:
 
 
 def sack_blocks(tcb: Tcb, most: int) -> list[tuple[int, int]]:
-    """What came twice (RFC 2883 4), then the block with the newest segment, then the others (RFC 2018 4)."""
+    """What came twice (RFC 2883 4), then the blocks in the order in which they last grew (RFC 2018 4)."""
     blocks = [] if tcb.dsack is None else [tcb.dsack]
-    newest = tcb.out_of_order.around(tcb.last_out_of_order)
-    if newest is not None:
-        blocks.append(newest)
-    for block in tcb.out_of_order.ranges:
+    queue = tcb.out_of_order
+    for position in tcb.sack_recency:
+        if len(blocks) >= most:
+            return blocks
+        block = queue.around(position)
+        if block is not None and block not in blocks:
+            blocks.append(block)
+    for block in queue.ranges:
         if len(blocks) >= most:
             break
-        if block != newest:
+        if block not in blocks:
             blocks.append(block)
     return blocks

@@ -38,7 +38,8 @@ def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bo
             return True
         seq, ack, flags = tcb.replies.pop(0)
         window = 0 if flags & RST else min(advertised_window(tcb) >> tcb.rcv_wscale, 65535)
-        sink.add_tcp(seq, ack, flags, window, b"" if flags & RST else segment_options(tcb, now))
+        stamped = not flags & RST or (tcb.timestamps and tcb.config.dialect == "linux")  # RFC 7323 3.2: MAY
+        sink.add_tcp(seq, ack, flags, window, segment_options(tcb, now) if stamped else b"")
         if flags & RST:
             tcb.counters["TcpOutRsts"] += 1
         budget -= 1
@@ -69,7 +70,10 @@ def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bo
         if tcb.snd_nxt < tcb.data_end or tcb.fin_wanted:
             more = _send_data(tcb, now, sink, budget) or more
     if tcb.ack_now and budget > 0:
-        _emit(tcb, now, sink, acceptable_seq(tcb), ACK)
+        if state is State.CLOSING and tcb.config.dialect == "freebsd":
+            _emit(tcb, now, sink, tcb.snd_nxt - 1, ACK | FIN)
+        else:
+            _emit(tcb, now, sink, acceptable_seq(tcb), ACK)
     return more or tcb.probe_now or tcb.ack_now
 
 
@@ -279,10 +283,10 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
         if tcb.cwr_wanted and length > mss:
             length = mss  # the mark belongs on one segment
         flags = ACK
-        if length == remaining:
-            flags |= PSH
-            if tcb.fin_wanted:
-                flags |= FIN
+        if length == remaining or (length > mss and tcb.config.dialect == "linux"):
+            flags |= PSH  # at the end of what was written; on a super-segment so that the peer does not wait for more
+        if length == remaining and tcb.fin_wanted:
+            flags |= FIN
         if acknowledgment is None:
             acknowledgment = _acknowledgment(tcb, now)
         _new_data(tcb, now, sink, seq, length, flags, acknowledgment)

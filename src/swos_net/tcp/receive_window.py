@@ -13,10 +13,23 @@ SEGMENTS_AHEAD = 16
 
 def advertised_window(tcb: Tcb) -> int:
     """The window field, unscaled octets; moves `rcv_adv` right by worthwhile steps only (RFC 9293 3.8.6.2.2)."""
-    edge = tcb.rcv_nxt + tcb.receive_room
+    rcv_nxt = tcb.rcv_nxt
+    edge = rcv_nxt + tcb.receive_room
     if edge - tcb.rcv_adv >= min(tcb.receive_limit // 2, tcb.rcv_mss):
         tcb.rcv_adv = edge
-    return max(tcb.rcv_adv - tcb.rcv_nxt, 0)
+    elif edge >= rcv_nxt + tcb.rcv_wnd > tcb.rcv_adv:
+        tcb.rcv_adv = rcv_nxt + tcb.rcv_wnd  # as large as before, while there is room for it
+    window = max(tcb.rcv_adv - rcv_nxt, 0)
+    most = 65535 << tcb.rcv_wscale
+    tcb.rcv_wnd = window if window < most else most
+    return tcb.rcv_wnd
+
+
+def right_edge(tcb: Tcb) -> int:
+    """Text before it is taken: what was advertised, or all that there is room for."""
+    if tcb.config.dialect == "freebsd":
+        return max(tcb.rcv_adv, tcb.rcv_nxt + tcb.receive_room)
+    return tcb.rcv_adv
 
 
 def opened(tcb: Tcb) -> None:

@@ -31,11 +31,11 @@ class Tcb:
         "challenge_second", "config", "congestion", "cork", "counters", "cwnd_limited", "cwr_wanted", "data_segments_in", "data_segments_out", "dsack", "ece_wanted",
         "ecn", "error", "events", "fin_received", "fin_seq", "fin_wanted", "flight_high", "flight_round_end", "irs",
         "irs_known", "iss", "keepalive_idle", "keepalive_interval", "keepalive_on", "keepalive_probe_limit", "keepalive_probes",
-        "last_ack_sent", "last_out_of_order", "last_received", "last_send", "link_mss", "loss_probe_wanted", "max_send_window",
+        "last_ack_sent", "last_received", "last_send", "link_mss", "loss_probe_wanted", "max_send_window",
         "may_complete", "mss", "mtu_probe", "nodelay", "orphan", "out_of_order", "out_of_order_segments", "paced", "paced_until", "pacing_rate_max", "passive", "path_mss", "persist_backoff", "probe_now", "progress_since",
-        "quick_ack_on", "quick_acks", "rcv_adv", "rcv_ce", "rcv_mss", "rcv_mss_max", "rcv_nxt", "rcv_wscale", "receive_base",
+        "quick_ack_on", "quick_acks", "rcv_adv", "rcv_ce", "rcv_mss", "rcv_mss_max", "rcv_nxt", "rcv_wnd", "rcv_wscale", "receive_base",
         "receive_buffer", "receive_limit", "receive_ring", "receive_shut", "recovery", "replies", "retransmissions",
-        "retransmitted_octets", "retransmitted_segments", "rtt", "sack_permitted", "scoreboard", "segments_in", "segments_out", "send_base", "send_buffer",
+        "retransmitted_octets", "retransmitted_segments", "rtt", "sack_permitted", "sack_recency", "scoreboard", "segments_in", "segments_out", "send_base", "send_buffer",
         "send_limit", "send_ring", "small_until", "snd_max", "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd",
         "snd_wscale", "soft_error", "state", "super_segment", "syn_retries", "syn_wanted", "timers", "timestamps", "trace", "ts_offset", "ts_recent",
         "ts_recent_age", "user_timeout", "was_full", "window_scaling",
@@ -69,6 +69,7 @@ class Tcb:
         self.receive_base = 0
         self.rcv_nxt = 0
         self.rcv_adv = 0  # right edge advertised; never moves left (RFC 9293 3.8.6)
+        self.rcv_wnd = 0  # what was advertised last
         self.rcv_wscale = 0
         self.last_ack_sent = 0
 
@@ -90,7 +91,7 @@ class Tcb:
         self.send_ring: ByteRing | None = None  # made when first used: an idle connection stays small
         self.receive_ring: ByteRing | None = None
         self.out_of_order = RangeSet()
-        self.last_out_of_order = 0  # what arrived last: the first SACK block (RFC 2018 4)
+        self.sack_recency: list[int] = []  # where text arrived out of order, the newest first (RFC 2018 4)
 
         # what was agreed on SYN
         self.timestamps = False

@@ -15,6 +15,7 @@ from swos_net.tcp.state import RECEIVING, State
 from swos_net.tcp.tcb import Tcb
 
 CONGESTION_EXPERIENCED = 3  # RFC 3168 5
+SACK_RECENCY = 8  # arrivals that are remembered: enough for four different blocks
 
 
 def process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
@@ -33,7 +34,7 @@ def process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
     if seq < rcv_nxt:
         skip = rcv_nxt - seq
         report_duplicate(tcb, seq, min(end, rcv_nxt))
-    end = min(end, tcb.rcv_adv)
+    end = min(end, receive_window.right_edge(tcb))
     take = end - seq - skip
     if take <= 0:
         tcb.ack_now = True
@@ -52,13 +53,13 @@ def process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
     if seq + skip == rcv_nxt and not tcb.out_of_order:
         taken = segment.payload.append_to(ring, skip, take)
         tcb.rcv_nxt = rcv_nxt + taken
+        if tcb.rcv_nxt > tcb.rcv_adv:
+            tcb.rcv_adv = tcb.rcv_nxt
         tcb.ack_pending += taken
         if taken < take:
             tcb.ack_now = True
     elif not _reassemble(tcb, segment, ring, seq + skip, skip, end, now):
         return
-    if tcb.receive_shut:
-        ring.consume(len(ring))
     tcb.events.append(Event.READABLE)
     receive_window.tune(tcb, ring, now)
     if tcb.ack_now:
@@ -81,7 +82,9 @@ def _reassemble(tcb: Tcb, segment: Segment, ring: ByteRing, start: int, skip: in
         report_duplicate(tcb, start, min(end, known[1]))
     if not tcb.out_of_order.add(start, end):
         return False
-    tcb.last_out_of_order = start
+    recency = tcb.sack_recency
+    recency.insert(0, start)
+    del recency[SACK_RECENCY:]
     segment.payload.store_in(ring, start - tcb.receive_base, skip, end - start)
     in_order = tcb.out_of_order.take_from(rcv_nxt)
     if in_order == rcv_nxt:
@@ -91,7 +94,28 @@ def _reassemble(tcb: Tcb, segment: Segment, ring: ByteRing, start: int, skip: in
         return False
     ring.advance(in_order - rcv_nxt)
     tcb.rcv_nxt = in_order
+    if in_order > tcb.rcv_adv:
+        tcb.rcv_adv = in_order
     return True
+
+
+def keep_early_text(tcb: Tcb, segment: Segment, seq: int) -> None:
+    """Text that comes with a SYN of a simultaneous open waits for ESTABLISHED (RFC 9293 3.10.7.3)."""
+    if tcb.receive_ring is None:
+        tcb.receive_ring = ByteRing(tcb.receive_buffer)
+    take = min(segment.length, tcb.rcv_adv - seq)
+    if take > 0 and tcb.out_of_order.add(seq, seq + take):
+        segment.payload.store_in(tcb.receive_ring, seq - tcb.receive_base, 0, take)
+
+
+def deliver_early_text(tcb: Tcb) -> None:
+    """ESTABLISHED: what `keep_early_text` kept."""
+    in_order = tcb.out_of_order.take_from(tcb.rcv_nxt)
+    if in_order > tcb.rcv_nxt:
+        tcb.receive_ring.advance(in_order - tcb.rcv_nxt)
+        tcb.rcv_nxt = in_order
+        tcb.ack_now = True
+        tcb.events.append(Event.READABLE)
 
 
 def report_duplicate(tcb: Tcb, start: int, end: int) -> None:
@@ -118,7 +142,7 @@ def process_fin(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
     """The end of the peer's stream, when everything before it is here."""
     if segment.flags & FIN and tcb.fin_seq is None and not tcb.fin_received:
         end = seq + segment.length
-        if end <= tcb.rcv_adv:
+        if end <= receive_window.right_edge(tcb):
             tcb.fin_seq = end
     if tcb.fin_received:
         if segment.flags & FIN:
