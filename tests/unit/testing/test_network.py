@@ -97,7 +97,7 @@ def test_frames_that_go_to_and_fro_without_time_are_noticed():
     network, client, server = two_hosts(delay=0.0)
     network.events_per_instant = 1000
     server.open_udp(7).watch(lambda mask: None)
-    one, other = client.open_udp(7), server.stack.udp.find(bytes(10) + b"\xff\xff\x0a\0\0\2", b"\0\7", b"", 0)
+    one, other = client.open_udp(7), server.stack.udp.find(bytes(10) + b"\xff\xff\x0a\0\0\2" + bytes(16) + b"\0\7\0\0")
 
     def bounce(endpoint, address, host):
         def ready(mask):
@@ -147,7 +147,7 @@ def test_a_gateway():
     router = network.add_host("router", ["10.0.0.254/24"])
     link = network.link(host, router, medium=Medium.IP)
     seen = []
-    link.towards(router).observers.append(lambda now, frame, fate: seen.append(frame))
+    link.towards(router).observe(lambda crossing: seen.append(crossing.frame.data))
     host.connect("192.0.2.1", 80)
     network.run(until=0.1)
     assert seen[0][16:20] == bytes((192, 0, 2, 1))
@@ -164,6 +164,16 @@ class TestStreams:
         network.run(until=lambda: stream.ended and acceptor.streams[0].ended)
         assert len(stream.received) == 50_000 and len(acceptor.streams[0].received) == 70_000
         assert acceptor.port == 80 and len(acceptor.streams) == 1
+
+    def test_an_end_before_the_beginning(self):
+        network, client, server = two_hosts()
+        acceptor = server.listen(80)
+        client.connect("10.0.0.2", 80).send(b"all there is").shutdown()
+        client.connect("10.0.0.2", 80).send(b"all there is").close()
+        gone = client.connect("10.0.0.2", 80).close()
+        assert gone.closed
+        network.run(until=lambda: len(acceptor.streams) == 2 and all(stream.ended for stream in acceptor.streams), limit=1.0)
+        assert [stream.received for stream in acceptor.streams] == [b"all there is"] * 2
 
     def test_pausing(self):
         network, client, server = two_hosts()
