@@ -16,6 +16,10 @@ OURS = "ours"
 TAP_TCP = {direction: Metric("tap-tcp", direction, "Mbit/s", HIGHER) for direction in (TO_STACK, TO_GUEST)}
 TAP_CPU = {direction: Metric("tap-host-cpu", direction, "s/GB", LOWER) for direction in (TO_STACK, TO_GUEST)}
 TAP_RR = Metric("tap-tcp-rr", "both", "1/s", HIGHER)
+# one flow over a simulated link, see linux_goodput.py; CAPACITY is what the link could carry
+GOODPUT_LOSS = Metric("goodput-loss", "both", "Mbit/s", HIGHER)
+GOODPUT_FAR = Metric("goodput-far", "both", "Mbit/s", HIGHER)
+CAPACITY = "the-link"
 
 # (metric, peer): what ours / theirs is to be, at least where higher is better and at most where lower is.
 GOALS: dict[tuple[Metric, str], float] = {
@@ -31,6 +35,8 @@ GOALS: dict[tuple[Metric, str], float] = {
     (TAP_TCP[TO_STACK], "pmd-pytcp"): 50.0,
     (TAP_TCP[TO_GUEST], "pmd-pytcp"): 50.0,
     (TAP_RR, "pmd-pytcp"): 10.0,
+    (GOODPUT_LOSS, "linux-cubic"): 0.9,
+    (GOODPUT_FAR, CAPACITY): 0.9,
 }
 
 

@@ -59,6 +59,15 @@ static void copy_in(byte_ring *ring, uint64_t position, const uint8_t *source, u
         first = length;
     memcpy(ring->data + index, source, first);
     memcpy(ring->data, source + first, length - first);
+    ring->touched = 1;
+}
+
+int byte_ring_trim(byte_ring *ring)
+{
+    if (!ring->touched || ring->head != ring->tail || ring->furthest > ring->tail)
+        return 0;
+    ring->touched = 0;
+    return madvise(ring->data, ring->capacity, MADV_DONTNEED) == 0;
 }
 
 static void wrote_until(byte_ring *ring, uint64_t position)
@@ -161,6 +170,7 @@ int64_t byte_ring_fill_from_fd(byte_ring *ring, int fd, int64_t offset, uint64_t
     if (got < 0)
         return -errno;
     ring->tail += (uint64_t)got;
+    ring->touched = 1;
     wrote_until(ring, ring->tail);
     return got;
 }

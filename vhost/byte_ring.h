@@ -10,6 +10,7 @@ typedef struct {
     uint64_t head;     /* position of the oldest byte still held */
     uint64_t tail;     /* position after the newest byte in order */
     uint64_t furthest; /* position after the newest byte written, in order or not */
+    uint64_t touched;  /* not 0: memory was written to since byte_ring_trim() */
 } byte_ring;
 
 byte_ring *byte_ring_new(uint64_t capacity); /* NULL when out of memory */
@@ -40,6 +41,10 @@ uint64_t byte_ring_read(byte_ring *ring, uint8_t *destination, uint64_t length);
  * bytes moved, 0 at end of file or when there is no room, or -errno. */
 int64_t byte_ring_fill_from_fd(byte_ring *ring, int fd, int64_t offset, uint64_t length);
 int64_t byte_ring_drain_to_fd(byte_ring *ring, int fd, uint64_t length);
+
+/* Gives the memory of an empty ring back to the system; it costs a page fault when it is used again.  Returns whether
+ * there was any. */
+int byte_ring_trim(byte_ring *ring);
 
 /* The contiguous piece that starts at `position`; its length goes to *length
  * (at most the value passed in). */

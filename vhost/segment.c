@@ -236,6 +236,36 @@ int64_t batch_next_frame(segment_batch *batch, const link_limits *limits, uint8_
     return 0;
 }
 
+uint32_t batch_to_burst(segment_batch *batch, const link_limits *limits, frame_burst *burst)
+{
+    uint32_t moved = 0;
+    while (batch->next < batch->count && burst->count < BURST_FRAMES && burst->pieces_used + 3 <= BURST_PIECES &&
+           burst->arena && burst->arena_used + SEGMENT_HEADER_MAX <= BURST_ARENA_BYTES) {
+        const segment *item = &batch->segments[batch->next];
+        uint32_t frame_count = segment_frame_count(item, limits);
+        rendered_frame frame;
+        if (segment_render(item, batch->next_frame, limits, &frame) != 0) {
+            batch_step(batch, NULL, 0);
+            continue;
+        }
+        uint32_t pieces = 0;
+        frame_piece *piece = burst->pieces + burst->pieces_used;
+        if (frame.header_length) {
+            uint8_t *header = burst->arena + burst->arena_used;
+            memcpy(header, frame.header, frame.header_length);
+            burst->arena_used += frame.header_length;
+            piece[pieces++] = (frame_piece){header, frame.header_length};
+        }
+        for (uint32_t i = 0; i < frame.piece_count; i++)
+            piece[pieces++] = frame.pieces[i];
+        frame_offload offload = {frame.needs_checksum ? CHECKSUM_PARTIAL : CHECKSUM_UNVERIFIED, frame.gso_type, frame.gso_size};
+        burst_add(burst, pieces, offload, (int)limits->medium);
+        batch_step(batch, &frame, frame_count);
+        moved++;
+    }
+    return moved;
+}
+
 int64_t segment_packet(const segment *item, uint8_t *destination, uint64_t room)
 {
     link_limits plain = {.medium = MEDIUM_IP, .offloads = 0, .frame_max = 65535};

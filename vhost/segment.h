@@ -94,6 +94,11 @@ int64_t batch_next_frame(segment_batch *batch, const link_limits *limits, uint8_
 /* Steps past the frame that segment_render() made for (next, next_frame). */
 void batch_step(segment_batch *batch, const rendered_frame *sent, uint32_t frame_count);
 
+/* Moves what is left of the batch into a burst, as a link does whose ends are the same host: headers are rendered into
+ * the burst's arena, payload stays where it is and must stay until the burst is done with.  Returns how many frames
+ * were added; fewer than there were when the burst is full. */
+uint32_t batch_to_burst(segment_batch *batch, const link_limits *limits, frame_burst *burst);
+
 /* An IP packet (no link header) of one segment, checksums complete, for a
  * packet that has to wait for its neighbour.  Returns its length or -1. */
 int64_t segment_packet(const segment *item, uint8_t *destination, uint64_t room);

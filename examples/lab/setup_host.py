@@ -97,6 +97,10 @@ def requirements(purpose: str, guest: str) -> list[Requirement]:
             Requirement("openssl", has_program("openssl"), "no TLS tests"),
         ]
     if purpose == "test":
+        # who looks at a host from outside; tests/interop/test_black_box.py
+        tools = {"nmap": "nmap", "hping3": "hping3", "thc-ipv6": "atk6-implementation6", "fping": "fping", "arping": "arping",
+                 "ndisc6": "ndisc6", "ethtool": "ethtool"}  # fmt: skip
+        needed += [Requirement(package, has_program(program), f"no tests with {package}") for package, program in tools.items()]
         needed.append(Requirement("dpdk-dev librte-net-virtio23 librte-mempool-ring23", has_testpmd, "no DPDK tests"))
     return needed
 

@@ -7,7 +7,7 @@ import pytest
 from swos_net.config import StackConfig, TcpConfig
 from swos_net.ip.fragmentation import fragment
 from swos_net.tcp.state import State
-from swos_net.wire.tcp import ACK, RST, SYN, TcpHeader, parse_options
+from swos_net.wire.tcp import ACK, FIN, PSH, RST, SYN, URG, TcpHeader, parse_options
 
 FAMILIES = [4, 6]
 
@@ -77,6 +77,21 @@ def test_what_belongs_to_no_connection_is_reset_but_never_a_reset(pair, tools, f
         else:
             occupied = 4 + bool(flags & SYN)
             assert (reset.flags, reset.seq, reset.ack) == (RST | ACK, 0, 1000 + occupied)
+
+
+@pytest.mark.parametrize("flags", [0, FIN, PSH | URG, FIN | PSH | URG])
+@pytest.mark.parametrize("payload", [b"", b"text"])
+def test_a_listener_is_silent_about_what_neither_begins_nor_acknowledges(pair, tools, flags, payload):
+    """RFC 9293 3.10.7.2, fourth; a port without a listener answers the same with a reset (3.10.7.1)."""
+    net = pair()
+    net.resolve()
+    net.server.listen(80)
+    for port, answers in ((80, 0), (81, 1)):
+        packet = tools.tcp_packet(net.client_address[4], net.server_address[4], TcpHeader(5000, port, 1000, 0, flags, 100), payload)
+        start = len(net.frames)
+        net.link.inject(tools.framed(packet, net.server.interface.link.address, net.client.interface.link.address), net.server)
+        net.rest(0.5)
+        assert len(net.segments(start)) == answers
 
 
 @pytest.mark.parametrize("source, destination", [

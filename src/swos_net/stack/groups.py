@@ -15,14 +15,14 @@ LOOPED_MAX = 1024
 class GroupOptions:
     """What one endpoint has to do with groups: IP_MULTICAST_*, IPV6_MULTICAST_* and its memberships."""
 
-    __slots__ = ("everything", "hop_limit", "interface", "joined", "loop", "source")
+    __slots__ = ("everything4", "everything6", "hop_limit4", "hop_limit6", "interface4", "interface6", "joined", "loop4", "loop6", "source")
 
     def __init__(self) -> None:
-        self.interface = 0  # number of the interface that groups are sent to; 0: the route says
-        self.source: bytes | None = None
-        self.hop_limit = 1
-        self.loop = True
-        self.everything = True  # IP_MULTICAST_ALL: groups that others of this stack joined, too
+        self.interface4 = self.interface6 = 0  # number of the interface that groups are sent to; 0: the route says
+        self.source: bytes | None = None  # IP_MULTICAST_IF by address
+        self.hop_limit4 = self.hop_limit6 = 1
+        self.loop4 = self.loop6 = True
+        self.everything4 = self.everything6 = True  # IP_MULTICAST_ALL: groups that others of this stack joined, too
         self.joined: set[tuple[int, bytes]] = set()  # (number of the interface, group)
 
 
@@ -93,13 +93,18 @@ class Groups:
         options = endpoint.groups
         if options is not None and (number, group) in options.joined:
             return True
-        return is_ipv4(group) and (options is None or options.everything) and (number, group) in self.members
+        if options is not None and not (options.everything4 if is_ipv4(group) else options.everything6):
+            return False
+        return (number, group) in self.members
 
     def sent(self, endpoint, interface, path: FlowPath, payload: bytes) -> None:
         """A datagram went to a group or a broadcast address: those on this host hear it too."""
         remote = bytes(path.c.remote)
         if is_multicast(remote):
-            if (endpoint.groups is not None and not endpoint.groups.loop) or (interface.number, remote) not in self.members:
+            options = endpoint.groups
+            if options is not None and not (options.loop4 if is_ipv4(remote) else options.loop6):
+                return
+            if (interface.number, remote) not in self.members:
                 return
         if interface is not self.stack.loopback and len(self._looped) < LOOPED_MAX:
             self._looped.append((interface, path, payload))

@@ -18,6 +18,8 @@ _UNREACHABLE4 = {0: errno.ENETUNREACH, 1: errno.EHOSTUNREACH, 2: errno.ENOPROTOO
                  5: errno.EOPNOTSUPP, 6: errno.ENETUNREACH, 7: errno.EHOSTDOWN, 13: errno.EHOSTUNREACH}  # fmt: skip
 _UNREACHABLE6 = {0: errno.ENETUNREACH, 1: errno.EACCES, 2: errno.EHOSTUNREACH, 3: errno.EHOSTUNREACH,
                  4: errno.ECONNREFUSED, 5: errno.EACCES, 6: errno.EACCES}  # fmt: skip
+PROTOCOL_ICMP = 1
+PROTOCOL_ICMPV6 = 58
 PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
 
@@ -79,6 +81,10 @@ class IcmpHandler:
         elif quoted.protocol == PROTOCOL_UDP:
             ports = quoted.local_port.to_bytes(2, "big") + quoted.remote_port.to_bytes(2, "big")
             endpoint = stack.udp.find(quoted.local + quoted.remote + ports)
+            if endpoint is None:
+                return DropReason.NO_SOCKET
+        elif quoted.protocol == (PROTOCOL_ICMP if family == 4 else PROTOCOL_ICMPV6):
+            endpoint = stack.raw.echo_with(family == 4, quoted.local_port)
             if endpoint is None:
                 return DropReason.NO_SOCKET
         else:

@@ -9,6 +9,7 @@ from swos_net.dataplane.burst import Burst, BytesPayload, DropReason, FrameFlag,
 from swos_net.ip.reassembly import Reassembler
 from swos_net.link import Medium
 from swos_net.stack.interface import BROADCAST, UNICAST
+from swos_net.tcp.events import Event
 from swos_net.tcp.segment import ACK, HAS_OTHER_OPTIONS, HAS_SACK, SYN, Segment
 from swos_net.errors import WireError
 from swos_net.wire import icmpv4, icmpv6, ipv4, ipv6
@@ -78,12 +79,10 @@ class IpInput:
                     if endpoint is not last:
                         touched.append(endpoint)
                         last = endpoint
-                    if not tcp_flags & SYN or tcp_flags & ACK:
-                        continue
-                    endpoint.changed(now)
-                    if flow in flows:
+                    if not tcp_flags & SYN or Event.REOPEN not in endpoint.connection.events:
                         continue
                     # TIME-WAIT gave way to a new SYN, which is the listener's
+                    endpoint.changed(now)
                 reason = self._tcp_without_flow(interface, burst, index, flow, flags, segment, now)
             elif protocol in ECHO_PROTOCOLS and not flags and self._answer_echo(interface, burst, index, flow):
                 reason = DropReason.NONE
@@ -93,11 +92,15 @@ class IpInput:
                 counters.drop(reason)
         for endpoint in touched:
             endpoint.changed(now)
+        if touched and self.stack.trimmer.resting:
+            self.stack.trimmer.wake(now)
         self.stack.counters["TcpInSegs"] += tcp_segments
 
     def _answer_echo(self, interface, burst: Burst, index: int, flow: bytes) -> bool:
         """The short way for an ordinary ping to one of our addresses, straight back to who sent it."""
         destinations = interface.destinations
+        if self.stack.raw.protocols:
+            return False  # somebody wants to see it, too
         if destinations.get(flow[:16]) != UNICAST or destinations.get(flow[16:32]) == BROADCAST or not any(flow[28:32]):
             return False
         medium = interface.link.medium
@@ -153,6 +156,12 @@ class IpInput:
         if flags & FRAGMENT:
             return self._fragment(interface, burst, index, local, remote, protocol, network, transport, payload_length, fragment_offset,
                                   more_fragments, identification, now)  # fmt: skip
+        if protocol in self.stack.raw.protocols:
+            packet = burst.copy(index, network, transport - network + payload_length)
+            if self.stack.raw.received(interface.number, local, remote, protocol, packet, transport - network, hop_limit, traffic_class):
+                flags &= ~UNKNOWN_PROTOCOL
+                if protocol not in ECHO_PROTOCOLS:
+                    return DropReason.NONE
         if protocol == PROTOCOL_UDP:
             payload = burst.copy(index, payload_offset, payload_length)
             link_source = burst.header(index, 6, 12)

@@ -80,14 +80,11 @@ class LoopbackInterface(Interface):
             batch, burst = self._batch, self._burst
             self.fill(batch, now)
             batch.seal()
-            for frame, checksum, gso_type, gso_size in batch.frames(self._limits):
-                if not burst.add(frame, Medium.IP, checksum=checksum, gso_type=gso_type, gso_size=gso_size):
-                    self.stack.receive_burst(self, burst, now)
-                    burst.clear()
-                    burst.add(frame, Medium.IP, checksum=checksum, gso_type=gso_type, gso_size=gso_size)
+            while batch.move_to(burst, self._limits):
+                self.stack.receive_burst(self, burst, now)
+                burst.clear()
             self.counters["OutFrames"] += batch.c.frames
             self.counters["OutOctets"] += batch.c.bytes
-            self.stack.receive_burst(self, burst, now)
         finally:
             if self._batch is not None:
                 self._burst.clear()

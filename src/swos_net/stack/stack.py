@@ -44,8 +44,10 @@ from swos_net.stack.icmp_handler import IcmpHandler
 from swos_net.stack.interface import Interface
 from swos_net.stack.ip_input import IpInput
 from swos_net.stack.loopback import LoopbackInterface
+from swos_net.stack.raw_endpoint import RawDemux
 from swos_net.stack.tcp_demux import TcpDemux, flow_key
 from swos_net.stack.tcp_endpoint import TcpEndpoint, TcpListener
+from swos_net.stack.trimmer import Trimmer
 from swos_net.stack.udp_demux import UdpDemux
 from swos_net.stack.udp_endpoint import UdpEndpoint
 from swos_net.wire import ipv4, ipv6, udp
@@ -81,8 +83,10 @@ class Stack:
         self.groups = Groups(self)
         self.tcp = TcpDemux(self)
         self.udp = UdpDemux(self)
+        self.raw = RawDemux(self)
         self.icmp = IcmpHandler(self)
         self.input = IpInput(self)
+        self.trimmer = Trimmer(self)
         self._endpoints = 0
 
     # Interfaces, addresses, routes
@@ -304,9 +308,6 @@ class Stack:
     def tcp_unlisten(self, listener: TcpListener) -> None:
         self.tcp.unlisten(listener)
 
-    def udp_closed(self, endpoint: UdpEndpoint, now: float) -> None:
-        self.groups.leave_all(endpoint, now)
-        self.udp.closed(endpoint)
 
     # The verbs
 

@@ -48,6 +48,7 @@ class UdpDemux:
             if not is_unspecified(address) and not is_multicast(address) and stack.broadcast_interface(address) is None:
                 if not stack.is_local(address):
                     raise os_error(errno.EADDRNOTAVAIL, f"{stack.describe(address, port)} is not an address of this stack")
+        asked = bool(port)
         endpoint.addresses = endpoint.bound_addresses = addresses
         endpoint.local = addresses[0]
         try:
@@ -61,6 +62,7 @@ class UdpDemux:
         except OSError:
             endpoint.addresses = endpoint.bound_addresses = ()
             raise
+        endpoint.port_asked = asked
         self.ports.listen(endpoint, addresses, port)
 
     def connect(self, endpoint: UdpEndpoint, remote: bytes, remote_port: int) -> None:
@@ -71,11 +73,10 @@ class UdpDemux:
         groups = endpoint.groups
         number, source = endpoint.device, local
         if groups is not None and is_multicast(remote):
-            number, source = number or groups.interface, source or groups.source
+            number = number or (groups.interface4 if is_ipv4(remote) else groups.interface6)
+            source = source or (groups.source if is_ipv4(remote) else None)
         _, _, source = stack.route_to(remote, source, broadcast=endpoint.broadcast, number=number)
-        if not endpoint.local_port:
-            self.bind(endpoint, endpoint.addresses or (endpoint.local,), 0)
-            endpoint.bound_addresses = ()  # nobody asked for this port
+        endpoint.bind_anywhere(endpoint.addresses or (endpoint.local,))
         self._deaf(endpoint)
         endpoint.remote, endpoint.remote_port = remote, remote_port
         endpoint.local = source
@@ -90,13 +91,13 @@ class UdpDemux:
         family = UNSPECIFIED4 if is_ipv4(endpoint.local) else UNSPECIFIED6
         endpoint.remote, endpoint.remote_port = None, 0
         endpoint.forget_paths()
-        if endpoint.bound_addresses:
-            endpoint.addresses = endpoint.bound_addresses
-            endpoint.local = endpoint.addresses[0]
+        endpoint.addresses = endpoint.bound_addresses
+        endpoint.local = endpoint.addresses[0] if endpoint.addresses else family
+        if endpoint.port_asked:
             self.ports.listen(endpoint, endpoint.addresses, endpoint.local_port)
         else:
             self.ports.release(endpoint)
-            endpoint.addresses, endpoint.local, endpoint.local_port = (), family, 0
+            endpoint.local_port = 0
 
     def closed(self, endpoint: UdpEndpoint) -> None:
         self._deaf(endpoint)

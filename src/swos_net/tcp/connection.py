@@ -75,7 +75,8 @@ class Connection:
         tcb = self.tcb
         tcb.syn_wanted = False
         tcb.snd_nxt = tcb.snd_max = tcb.iss + 1
-        tcb.rcv_adv = tcb.rcv_nxt + min(tcb.receive_room, 65535)
+        tcb.rcv_wnd = min(tcb.receive_room, 65535)
+        tcb.rcv_adv = tcb.rcv_nxt + tcb.rcv_wnd
         tcb.last_ack_sent = tcb.rcv_nxt
 
     def send(self, data) -> int:
@@ -245,6 +246,12 @@ class Connection:
         tcb.receive_buffer = tcb.receive_limit = octets if tcb.receive_ring is None else min(octets, tcb.receive_ring.capacity)
         if not tcb.irs_known and tcb.config.window_scaling and tcb.state is not State.SYN_SENT:
             tcb.rcv_wscale = window_scale_for(octets)
+
+    def trim(self) -> None:
+        """Gives back the memory of queues that are empty: a connection that idles is small."""
+        for ring in (self.tcb.send_ring, self.tcb.receive_ring):
+            if ring is not None:
+                ring.trim()
 
     # The five verbs
 

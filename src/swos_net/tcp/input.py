@@ -141,7 +141,7 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
         return
     # fourth, check the SYN bit (RFC 5961 4.2)
     if flags & SYN:
-        if tcb.config.syn_in_window and tcb.state is not State.TIME_WAIT:
+        if tcb.config.syn_in_window:
             _reply(tcb, acceptable_seq(tcb), tcb.rcv_nxt, RST | ACK)
             fail(tcb, errno.ECONNRESET)
             return
@@ -165,7 +165,7 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
         _measure_handshake(tcb, segment, now)
         become_established(tcb, now)
         if tcb.out_of_order:
-            deliver_early_text(tcb)
+            deliver_early_text(tcb, now)
             rcv_nxt = tcb.rcv_nxt
     if ack > tcb.snd_max or ack < tcb.snd_una - max(tcb.max_send_window, 65535):
         _challenge(tcb, now)  # RFC 5961 5.2
@@ -231,7 +231,10 @@ def _challenge(tcb: Tcb, now: float) -> None:
         tcb.challenge_credit = tcb.config.challenge_acks_per_second
     if tcb.challenge_credit > 0:
         tcb.challenge_credit -= 1
-        tcb.ack_now = True
+        if tcb.config.dialect == "freebsd":
+            _reply(tcb, acceptable_seq(tcb), tcb.rcv_nxt, ACK)
+        else:
+            tcb.ack_now = True
         tcb.counters["TcpExtTCPChallengeACK"] += 1
 
 

@@ -17,6 +17,11 @@ def timestamp_offset(secret: bytes, flow: bytes) -> int:
     return _keyed_hash(secret, b"ts" + flow)
 
 
+def flow_label(secret: bytes, flow: bytes) -> int:
+    """20 bits, the same for every packet of a flow (RFC 6437 3); 0 would say that there is none."""
+    return _keyed_hash(secret, b"label" + flow) & 0xFFFFF or 1
+
+
 def port_offset(secret: bytes, flow: bytes) -> int:
     """Where the search for an ephemeral port starts for this peer (RFC 6056 3.3.3, algorithm 3)."""
     return _keyed_hash(secret, b"port" + flow)

@@ -25,15 +25,27 @@ def syn_options(tcb: Tcb, now: float) -> bytes:
     answering = tcb.irs_known
     timestamps = tcb.timestamps if answering else config.timestamps
     scale = tcb.window_scaling if answering else config.window_scaling
-    return emit_options(
-        TcpOptions(
-            mss=tcb.link_mss,
-            sack_permitted=tcb.sack_permitted if answering else config.sack,
-            ts_val=tcb.timestamp(now) if timestamps else None,
-            ts_ecr=tcb.ts_recent if timestamps else None,
-            window_scale=tcb.rcv_wscale if scale else None,
-        )
+    options = TcpOptions(
+        mss=tcb.link_mss,
+        sack_permitted=tcb.sack_permitted if answering else config.sack,
+        ts_val=tcb.timestamp(now) if timestamps else None,
+        ts_ecr=tcb.ts_recent if timestamps else None,
+        window_scale=tcb.rcv_wscale if scale else None,
     )
+    return _freebsd_syn_options(options) if config.dialect == "freebsd" else emit_options(options)
+
+
+def _freebsd_syn_options(options: TcpOptions) -> bytes:
+    """FreeBSD's order: MSS, window scale, SACK permitted, timestamps; what is left over at the end is filled with EOL."""
+    out = b"\x02\x04" + options.mss.to_bytes(2, "big")
+    if options.window_scale is not None:
+        out += b"\x01\x03\x03" + bytes((options.window_scale,))
+    if options.sack_permitted:
+        out += b"\x04\x02"
+    if options.ts_val is not None:
+        out += b"" if options.sack_permitted else b"\x01\x01"
+        out += struct.pack("!BBII", 8, 10, options.ts_val, options.ts_ecr or 0)
+    return out + bytes(-len(out) & 3)
 
 
 def syn_received(tcb: Tcb, segment: Segment, ipv4: bool, now: float) -> None:
@@ -68,7 +80,7 @@ def ecn_agreed(tcb: Tcb, flags: int) -> bool:
     """RFC 3168 6.1.1: a SYN with ECE and CWR asks, a SYN,ACK with ECE alone agrees."""
     asked = tcb.config.ecn
     if flags & ACK:
-        return asked == "on" and not tcb.retransmitted_segments and flags & (ECE | CWR) == ECE
+        return asked == "on" and tcb.retransmitted_segments <= tcb.config.ecn_syn_retries and flags & (ECE | CWR) == ECE
     return asked != "off" and flags & (ECE | CWR) == ECE | CWR
 
 

@@ -131,11 +131,12 @@ def _send_syn(tcb: Tcb, now: float, sink: SegmentSink) -> None:
         return
     tcb.syn_wanted = False
     window = min(tcb.receive_room, 65535)  # a SYN's window is never scaled (RFC 7323 2.2)
+    tcb.rcv_wnd = window
     again = tcb.snd_max > tcb.iss
     if tcb.state is State.SYN_SENT:
         flags = SYN
         # RFC 3168 6.1.1.1: a network that drops a SYN with ECN gets one without
-        if tcb.config.ecn == "on" and not again:
+        if tcb.config.ecn == "on" and tcb.retransmissions <= tcb.config.ecn_syn_retries:
             flags |= ECE | CWR
         sink.add_tcp(tcb.iss, 0, flags, window, syn_options(tcb, now))
     else:

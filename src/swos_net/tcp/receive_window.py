@@ -5,6 +5,7 @@ not limit the path; a slow reader's queue stays short.  The idea is Fisk and Fen
 """
 
 from swos_net.dataplane.byte_ring import ByteRing
+from swos_net.tcp.state import State
 from swos_net.tcp.tcb import Tcb
 
 TUNING_INTERVAL_MIN = 0.001
@@ -27,7 +28,7 @@ def advertised_window(tcb: Tcb) -> int:
 
 def right_edge(tcb: Tcb) -> int:
     """Text before it is taken: what was advertised, or all that there is room for."""
-    if tcb.config.dialect == "freebsd":
+    if tcb.config.dialect == "freebsd" and not (tcb.passive and tcb.state is State.SYN_RECEIVED):
         return max(tcb.rcv_adv, tcb.rcv_nxt + tcb.receive_room)
     return tcb.rcv_adv
 

@@ -128,6 +128,8 @@ class Scoreboard:
     def selectively_acknowledged(self, left: int, right: int, delivered: Delivered) -> None:
         """The peer holds [left, right), out of order (RFC 2018)."""
         records = self.records
+        if not self.sacked_octets:
+            self.highest_sacked = 0
         index = max(bisect_right(records, left, key=_START) - 1, 0)
         changed = False
         while index < len(records):
@@ -154,7 +156,7 @@ class Scoreboard:
             changed = True
             index += 1
         if changed:
-            if right > self.highest_sacked or self.sacked_octets == delivered.sacked_octets:
+            if right > self.highest_sacked:
                 self.highest_sacked = right
             self._join_sacked()
 

@@ -108,13 +108,13 @@ def keep_early_text(tcb: Tcb, segment: Segment, seq: int) -> None:
         segment.payload.store_in(tcb.receive_ring, seq - tcb.receive_base, 0, take)
 
 
-def deliver_early_text(tcb: Tcb) -> None:
+def deliver_early_text(tcb: Tcb, now: float) -> None:
     """ESTABLISHED: what `keep_early_text` kept."""
     in_order = tcb.out_of_order.take_from(tcb.rcv_nxt)
     if in_order > tcb.rcv_nxt:
         tcb.receive_ring.advance(in_order - tcb.rcv_nxt)
         tcb.rcv_nxt = in_order
-        tcb.ack_now = True
+        tcb.timers.delayed_ack = now + tcb.config.delayed_ack
         tcb.events.append(Event.READABLE)
 
 

@@ -1,6 +1,6 @@
 """RFC 6528: a clock plus a keyed hash; RFC 7323 5.4 and RFC 6056 use the same key."""
 
-from swos_net.tcp.isn import initial_sequence_number, port_offset, timestamp_offset
+from swos_net.tcp.isn import flow_label, initial_sequence_number, port_offset, timestamp_offset
 
 SECRET, FLOW = b"s" * 16, b"f" * 36
 
@@ -30,3 +30,9 @@ def test_the_three_uses_do_not_share_a_value():
         len({initial_sequence_number(SECRET, FLOW, 0.0), timestamp_offset(SECRET, FLOW), port_offset(SECRET, FLOW)})
         == 3
     )
+
+
+def test_a_flow_label_belongs_to_the_flow():
+    labels = {flow_label(bytes(16), bytes(35) + bytes([number])) for number in range(50)}
+    assert len(labels) > 45 and all(0 < label < 1 << 20 for label in labels)  # RFC 6437 3
+    assert flow_label(bytes(16), b"a") == flow_label(bytes(16), b"a") != flow_label(b"1" * 16, b"a")

@@ -4,20 +4,21 @@ from swos_net.tcp.congestion.base import AckSample, CongestionController
 
 C = 0.4      # RFC 9438 5
 BETA = 0.7   # 4.6
-ALPHA = 3 * (1 - BETA) / (1 + BETA)  # 4.3: as fast as Reno while below W_max
+ALPHA = 3 * (1 - BETA) / (1 + BETA)  # 4.3: as fast as Reno while below cwnd_prior
 
 
 class Cubic(CongestionController):
     """The names are RFC 9438 4.1.2's."""
 
     name = "cubic"
-    __slots__ = ("_before_loss", "_cwnd_epoch", "_epoch_start", "_fraction", "_k", "_w_est", "_w_max")
+    __slots__ = ("_before_loss", "_cwnd_epoch", "_cwnd_prior", "_epoch_start", "_fraction", "_k", "_w_est", "_w_max")
 
     def __init__(self, mss: int, initial_window_segments: int, *, hystart: bool = True):
         super().__init__(mss, initial_window_segments, hystart=hystart)
         self._w_max = 0.0
         self._k = 0.0
         self._w_est = 0.0
+        self._cwnd_prior = 0.0
         self._cwnd_epoch = 0.0
         self._epoch_start: float | None = None
         self._fraction = 0.0  # octets of growth that are not a whole one yet
@@ -30,8 +31,8 @@ class Cubic(CongestionController):
             self._begin_epoch(cwnd, now)
         elapsed = now - self._epoch_start
         segments = sample.delivered / mss
-        # 4.3: the window that Reno would have; as fast as Reno itself once W_max is passed again
-        self._w_est += (ALPHA if self._w_est < self._w_max else 1.0) * segments / cwnd
+        # 4.3: the window that Reno would have; as fast as Reno itself once the window is back where it was
+        self._w_est += (ALPHA if self._w_est < self._cwnd_prior else 1.0) * segments / cwnd
         w_cubic = C * (elapsed - self._k) ** 3 + self._w_max
         if w_cubic < self._w_est:
             grown = max(self._w_est - cwnd, 0.0)
@@ -55,7 +56,7 @@ class Cubic(CongestionController):
 
     def reduced(self, in_flight: int) -> int:
         self._before_loss = (self._w_max, self._epoch_start, self._k, self._w_est)
-        cwnd = self.cwnd / self.mss
+        cwnd = self._cwnd_prior = self.cwnd / self.mss
         # 4.7: a flow that reached less than the last time makes room for newcomers
         self._w_max = cwnd * (1 + BETA) / 2 if cwnd < self._w_max else cwnd
         self._epoch_start = None
