@@ -113,6 +113,13 @@ class Batch:
         """Tells C how many segments there are; call before handing the batch to a device."""
         self.c.count = self.count
 
+    def move_to(self, burst, limits) -> int:
+        """Moves what is left into a cleared burst with an arena, for a link from a host to itself; returns the frames.
+
+        The payload is not copied: the batch is kept as it is until the burst is done with.
+        """
+        return lib.batch_to_burst(self.c, limits, burst.c)
+
     @property
     def sent(self) -> bool:
         """Whether every segment went out."""

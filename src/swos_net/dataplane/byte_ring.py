@@ -76,6 +76,10 @@ class ByteRing:
         target = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
         return lib.byte_ring_read(self.c, target, len(target) if length is None else min(length, len(target)))
 
+    def trim(self) -> bool:
+        """Gives the memory of an empty ring back to the system; whether there was any."""
+        return bool(lib.byte_ring_trim(self.c))
+
     def consume(self, length: int) -> None:
         lib.byte_ring_consume(self.c, length)
 

@@ -215,7 +215,7 @@ class TcpDemux:
         """A segment to an address of ours that belongs to no connection (RFC 9293 3.10.7.1, 3.10.7.2)."""
         flags = segment.flags
         local = flow[:16]
-        if flags & RST:
+        if flags & RST or (flags & SYN and flags & FIN and self.stack.config.tcp.drop_syn_fin):
             return DropReason.NO_SOCKET
         if not flags & ACK:
             listener = self.ports.find(flow)

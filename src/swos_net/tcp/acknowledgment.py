@@ -21,9 +21,11 @@ def process_ack(tcb: Tcb, segment: Segment, seq: int, ack: int, now: float) -> N
     records = tcb.scoreboard.records
     if advance > 0:
         _advance(tcb, segment, ack, advance, now)
-    elif records and advance == 0:
-        _repeated(tcb, segment, now)
-    elif records and segment.options_present & HAS_SACK and tcb.sack_permitted:
+    elif advance == 0:
+        # with nothing in flight it may still say that what was sent again had arrived before
+        if records or tcb.recovery.probe_end is not None or segment.options_present & HAS_SACK:
+            _repeated(tcb, segment, now)
+    elif segment.options_present & HAS_SACK and tcb.sack_permitted:
         _news(tcb, segment, ack, 0, False, now)
     # the send window, unless the segment is older than the last one used
     if tcb.snd_wl1 < seq or (tcb.snd_wl1 == seq and tcb.snd_wl2 <= ack):
@@ -61,13 +63,13 @@ def _news(tcb: Tcb, segment: Segment, ack: int, advance: int, duplicate: bool, n
     if advance:
         tcb.scoreboard.acknowledged(ack, delivered)
     if segment.options_present & HAS_SACK and tcb.sack_permitted:
-        _selective(tcb, segment, delivered)
+        _selective(tcb, segment, ack, delivered)
     recovery.acknowledged(tcb, segment, delivered, advance, duplicate, now)
     return delivered
 
 
-def _selective(tcb: Tcb, segment: Segment, delivered: Delivered) -> None:
-    """The blocks of a SACK option; those that cannot be true are ignored."""
+def _selective(tcb: Tcb, segment: Segment, ack: int, delivered: Delivered) -> None:
+    """The blocks of a SACK option that came with `ack`; those that cannot be true are ignored."""
     try:
         blocks = parse_options(segment.option_bytes).sack_blocks
     except WireError:
@@ -79,8 +81,8 @@ def _selective(tcb: Tcb, segment: Segment, delivered: Delivered) -> None:
         start = unwrap(left, snd_una)
         end = unwrap(right, snd_una)
         if number == 0:
-            # RFC 2883 4: the first block lies below the acknowledgment, or within the second
-            below = start < end <= snd_una
+            # RFC 2883 4: the first block lies below the acknowledgment that it came with, or within the second
+            below = start < end <= ack
             if not below and len(blocks) > 1 and start < end:
                 second = unwrap(blocks[1][0], snd_una), unwrap(blocks[1][1], snd_una)
                 below = second[0] <= start and end <= second[1]
@@ -104,9 +106,10 @@ def _advance(tcb: Tcb, segment: Segment, ack: int, advance: int, now: float) -> 
         consumed = min(ack, data_end) - tcb.send_base - ring.head
         if consumed > 0:
             ring.consume(consumed)
-    tcb.retransmissions = 0
+    tcb.retransmissions = tcb.persist_backoff = 0
     tcb.progress_since = now
-    _news(tcb, segment, ack, advance, False, now)
+    if not recovery.acknowledged_in_order(tcb, segment, ack, advance, now):
+        _news(tcb, segment, ack, advance, False, now)
     if tcb.mtu_probe is not None:
         mtu_probing.acknowledged(tcb, now)
     if ring is not None:

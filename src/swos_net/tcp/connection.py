@@ -275,7 +275,7 @@ class Connection:
     def quoted_sequence_valid(self, sequence: int) -> bool:
         """Whether an ICMP error that quotes this sequence number can be about us (RFC 5927 4.1)."""
         tcb = self.tcb
-        return tcb.snd_una <= unwrap(sequence & MASK, tcb.snd_una) <= tcb.snd_max
+        return tcb.snd_una <= unwrap(sequence & MASK, tcb.snd_una) < tcb.snd_max
 
     def path_error(self, code: int) -> None:
         """An ICMP error as an errno: fatal while opening, a hint afterwards (RFC 1122 4.2.3.9, RFC 5461)."""

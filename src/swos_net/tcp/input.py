@@ -116,6 +116,8 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
             # 3.5, figure 8, line 6: the peer's SYN of a simultaneous open again; what is new is its ACK
             flags = ACK
             seq += 1
+    if tcb.state is State.TIME_WAIT and not flags & ACK and tcb.config.dialect == "freebsd":
+        return
 
     # first, check sequence number
     occupied = length + (1 if flags & FIN else 0) + (1 if flags & SYN else 0)
@@ -141,7 +143,7 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
         return
     # fourth, check the SYN bit (RFC 5961 4.2)
     if flags & SYN:
-        if tcb.config.syn_in_window:
+        if tcb.config.syn_in_window and tcb.state is not State.TIME_WAIT:
             _reply(tcb, acceptable_seq(tcb), tcb.rcv_nxt, RST | ACK)
             fail(tcb, errno.ECONNRESET)
             return

@@ -107,16 +107,17 @@ def segment_options(tcb: Tcb, now: float) -> bytes:
 def sack_blocks(tcb: Tcb, most: int) -> list[tuple[int, int]]:
     """What came twice (RFC 2883 4), then the blocks in the order in which they last grew (RFC 2018 4)."""
     blocks = [] if tcb.dsack is None else [tcb.dsack]
+    twice = len(blocks)
     queue = tcb.out_of_order
     for position in tcb.sack_recency:
         if len(blocks) >= most:
             return blocks
         block = queue.around(position)
-        if block is not None and block not in blocks:
+        if block is not None and block not in blocks[twice:]:
             blocks.append(block)
     for block in queue.ranges:
         if len(blocks) >= most:
             break
-        if block not in blocks:
+        if block not in blocks[twice:]:
             blocks.append(block)
     return blocks

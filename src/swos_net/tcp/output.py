@@ -56,8 +56,6 @@ def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bo
         budget -= _duplicate_acks(tcb, now, sink, budget)
     tcb.acks_owed = 0
     if state in SENDING:
-        if tcb.recovery.prefer_new and tcb.snd_nxt >= tcb.data_end:
-            tcb.recovery.prefer_new = False  # RFC 5682 2.1 (2b): there is nothing new to send
         if tcb.scoreboard.lost_octets and budget > 0 and not tcb.recovery.prefer_new:
             budget = _retransmit(tcb, now, sink, budget)
             more = budget <= 0
@@ -69,6 +67,11 @@ def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bo
             budget -= _probe_window(tcb, now, sink)
         if tcb.snd_nxt < tcb.data_end or tcb.fin_wanted:
             more = _send_data(tcb, now, sink, budget) or more
+        recovery = tcb.recovery
+        if recovery.prefer_new and tcb.snd_nxt == recovery.recover and budget > 0:
+            recovery.prefer_new = False  # RFC 5682 2.1 (2b): there is nothing new to send, or no window for it
+            if tcb.scoreboard.lost_octets:
+                more = _retransmit(tcb, now, sink, budget) <= 0
     if tcb.ack_now and budget > 0:
         if state is State.CLOSING and tcb.config.dialect == "freebsd":
             _emit(tcb, now, sink, tcb.snd_nxt - 1, ACK | FIN)
@@ -164,15 +167,19 @@ def _retransmit(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> int:
         allowance = congestion.cwnd - pipe(tcb)
         if recovery.forced:
             allowance = max(allowance, mss)
-        if allowance < mss:
-            return budget
         record = board.records[index]
-        size = min(record.end - record.start, allowance - allowance % mss, tcb.super_segment)
-        if record.start + size > tcb.snd_una + tcb.snd_wnd:
-            # the peer took back window (RFC 9293 3.8.6): only the first segment may try
-            if index or not recovery.forced:
+        size = record.end - record.start
+        if allowance < min(mss, size):
+            return budget
+        if size > allowance:
+            size = allowance - allowance % mss
+        size = min(size, tcb.super_segment)
+        room = tcb.snd_una + tcb.snd_wnd - record.start
+        if size > room:
+            # the peer took back window (RFC 9293 3.8.6): beyond it only the first segment may try
+            if room <= 0 and (index or not recovery.forced):
                 return budget
-            size = min(size, mss)
+            size = min(size, room if room > 0 else mss)
         recovery.forced = False
         record = board.take_lost(index, size, now)
         if acknowledgment is None:
@@ -251,14 +258,18 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
         remaining = data_end - seq
         if remaining <= 0:
             if tcb.fin_wanted and seq == data_end:
-                _sent(tcb, now, seq, 1)
-                _emit(tcb, now, sink, seq, FIN | ACK, 0, acknowledgment)
+                _new_data(tcb, now, sink, seq, 0, FIN | ACK, acknowledgment)
             break
         room = window_end - seq
-        most = tcb.super_segment
-        if tcb.paced and not (most := min(most, pacing.allowance(tcb, now))):
+        length = tcb.super_segment
+        if tcb.paced and not (length := min(length, pacing.allowance(tcb, now))):
             break
-        length = min(remaining, room, usable, most)
+        if length > remaining:
+            length = remaining
+        if length > room:
+            length = room
+        if length > usable:
+            length = usable
         if length < remaining:
             if usable < remaining and usable <= room:
                 limited = True
@@ -319,19 +330,9 @@ def _new_data(tcb: Tcb, now: float, sink: SegmentSink, seq: int, length: int, fl
     if tcb.cwr_wanted:
         tcb.cwr_wanted = False
         flags |= CWR  # RFC 3168 6.1.2
-    _sent(tcb, now, seq, length + (flags & FIN))
-    if whole:
-        window, options = acknowledgment or _acknowledgment(tcb, now)
-        sink.add_tcp(seq, tcb.rcv_nxt, flags, window, options, tcb.send_ring, seq - tcb.send_base, length, length)
-        return
-    _emit(tcb, now, sink, seq, flags, length, acknowledgment, ECT0 if tcb.ecn else 0)
-
-
-def _sent(tcb: Tcb, now: float, seq: int, occupied: int) -> None:
-    """Accounts for sequence space that goes out at `seq` for the first time."""
-    end = seq + occupied
+    occupied = length + (flags & FIN)
+    end = tcb.snd_nxt = seq + occupied
     tcb.scoreboard.sent(seq, end, now)
-    tcb.snd_nxt = end
     if end > tcb.snd_max:
         tcb.snd_max = end
     recovery = tcb.recovery
@@ -340,10 +341,16 @@ def _sent(tcb: Tcb, now: float, seq: int, occupied: int) -> None:
     if tcb.paced:
         pacing.sent(tcb, occupied, now)
     tcb.last_send = now
-    if tcb.timers.retransmission is None:
-        tcb.timers.retransmission = now + tcb.rtt.rto  # RFC 6298 (5.1)
-        tcb.timers.persist = None
+    timers = tcb.timers
+    if timers.retransmission is None:
+        timers.retransmission = now + tcb.rtt.rto  # RFC 6298 (5.1)
+        timers.persist = None
         tcb.progress_since = now
+    if whole:
+        window, options = acknowledgment or _acknowledgment(tcb, now)
+        sink.add_tcp(seq, tcb.rcv_nxt, flags, window, options, tcb.send_ring, seq - tcb.send_base, length, length)
+        return
+    _emit(tcb, now, sink, seq, flags, length, acknowledgment, ECT0 if tcb.ecn else 0)
 
 
 def _maybe_persist(tcb: Tcb, now: float) -> None:

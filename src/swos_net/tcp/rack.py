@@ -52,6 +52,14 @@ def duplicate_reported(tcb: Tcb) -> None:
     recovery.window_persist = REORDERING_WINDOW_ROUNDS
 
 
+def recovered(tcb: Tcb) -> None:
+    """RFC 8985 6.2 step 4: after so many recoveries without a DSACK the reordering window shrinks again."""
+    recovery = tcb.recovery
+    recovery.window_persist -= 1
+    if recovery.window_persist <= 0:
+        recovery.window_multiplier = 1
+
+
 def reordering_window(tcb: Tcb) -> float:
     """RACK_update_reo_wnd (RFC 8985 6.2 step 4), in seconds."""
     recovery = tcb.recovery
@@ -70,8 +78,9 @@ def detect_losses(tcb: Tcb, now: float) -> None:
     if rack_sent_at < 0:
         return
     board = tcb.scoreboard
-    if not board.sacked_octets and not board.lost_octets and board.records[0].sent_at > rack_sent_at:
-        return  # all of it went out later: the usual case
+    if recovery.phase < Phase.RECOVERY and not board.sacked_octets and not board.lost_octets:
+        if board.records[0].sent_at > rack_sent_at:
+            return  # all of it went out later: the usual case (retransmissions are not in the order of their times)
     allowance = recovery.rack_rtt + reordering_window(tcb)
     rack_end = recovery.rack_end
     wait = 0.0

@@ -16,7 +16,10 @@ def advertised_window(tcb: Tcb) -> int:
     """The window field, unscaled octets; moves `rcv_adv` right by worthwhile steps only (RFC 9293 3.8.6.2.2)."""
     rcv_nxt = tcb.rcv_nxt
     edge = rcv_nxt + tcb.receive_room
-    if edge - tcb.rcv_adv >= min(tcb.receive_limit // 2, tcb.rcv_mss):
+    if tcb.config.dialect == "freebsd":
+        if tcb.receive_room >= min(tcb.receive_limit // 4, tcb.rcv_mss):
+            tcb.rcv_adv = max(edge, tcb.rcv_adv)  # all there is, once that is no silly window
+    elif edge - tcb.rcv_adv >= min(tcb.receive_limit // 2, tcb.rcv_mss):
         tcb.rcv_adv = edge
     elif edge >= rcv_nxt + tcb.rcv_wnd > tcb.rcv_adv:
         tcb.rcv_adv = rcv_nxt + tcb.rcv_wnd  # as large as before, while there is room for it

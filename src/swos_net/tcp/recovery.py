@@ -9,7 +9,7 @@ from swos_net.tcp import rack, tail_loss
 from swos_net.tcp.congestion.base import AckSample
 from swos_net.tcp.recovery_state import Phase
 from swos_net.tcp.scoreboard import Delivered
-from swos_net.tcp.segment import ECE, HAS_TIMESTAMPS, Segment
+from swos_net.tcp.segment import ECE, HAS_SACK, HAS_TIMESTAMPS, Segment
 from swos_net.tcp.seqnum import MASK
 from swos_net.tcp.tcb import Tcb
 
@@ -57,20 +57,67 @@ def acknowledged(tcb: Tcb, segment: Segment, delivered: Delivered, advance: int,
     if phase is not Phase.OPEN and tcb.snd_una >= recovery.recover and recovery.phase > Phase.DISORDER:
         _leave(tcb)
     if board.records:
-        detect_losses(tcb, now)
+        detect_losses(tcb, now, delivered.octets)
     elif recovery.phase is Phase.DISORDER:
         recovery.phase = Phase.OPEN
     marked = bool(segment.flags & ECE) and tcb.ecn
     if marked and advance:
-        _marked(tcb, now)
+        _marked(tcb, now, delivered.octets)
 
     phase = recovery.phase
     if phase is Phase.RECOVERY or phase is Phase.CWR:
         _reduce_rate(tcb, delivered.octets, advance > 0 and board.lost_octets <= lost_before)
-        if marked and tcb.congestion.uses_ecn:
+        if tcb.congestion.uses_ecn:
             tcb.congestion.observe(_sample(tcb, delivered, rtt, marked))
     elif delivered.octets:
         tcb.congestion.on_ack(_sample(tcb, delivered, rtt, marked), now)
+
+
+def acknowledged_in_order(tcb: Tcb, segment: Segment, ack: int, advance: int, now: float) -> bool:
+    """The usual case of `acknowledged`, in fewer steps: nothing is lost, sacked, probed, marked or being undone.
+
+    False, with nothing touched, when it is not that case.
+    """
+    recovery = tcb.recovery
+    board = tcb.scoreboard
+    if (
+        recovery.phase or recovery.duplicate_acks or recovery.undo_possible or recovery.probe_end is not None
+        or board.sacked_octets or board.lost_octets or segment.options_present & HAS_SACK or segment.flags & ECE
+    ):  # fmt: skip
+        return False
+    records = board.records
+    newest = None
+    gone = 0
+    for record in records:
+        if record.start >= ack:
+            break
+        if record.retransmissions:
+            return False
+        newest = record
+        if record.end > ack:
+            break
+        gone += 1
+    if newest is None or newest.sent_at < recovery.rack_sent_at:
+        return False
+    if newest.end > ack:
+        newest.start = ack
+    if gone:
+        del records[:gone]
+    rtt = now - newest.sent_at
+    if tcb.timestamps and segment.options_present & HAS_TIMESTAMPS and segment.ts_ecr:
+        echoed = ((tcb.timestamp(now) - segment.ts_ecr) & MASK) / 1000 + 0.001
+        if echoed < rtt:
+            rtt = echoed
+    estimator = tcb.rtt
+    estimator.measured(rtt, ack, tcb.snd_nxt)
+    recovery.delivered_total += advance
+    recovery.rack_rtt = rtt
+    recovery.rack_sent_at = newest.sent_at
+    recovery.rack_end = ack
+    recovery.delivered_high = ack
+    in_flight = tcb.snd_nxt - ack
+    tcb.congestion.on_ack(AckSample(advance, in_flight, rtt, estimator.srtt, ack, tcb.snd_nxt, window_full(tcb)), now)
+    return True
 
 
 def _sample(tcb: Tcb, delivered: Delivered, rtt: float | None, marked: bool) -> AckSample:
@@ -132,14 +179,22 @@ def _count_duplicates(tcb: Tcb, advance: int, duplicate: bool, delivered: Delive
         delivered.octets += tcb.mss
 
 
-def detect_losses(tcb: Tcb, now: float) -> None:
-    """Marks what must be lost by now and begins recovery when something is new among it."""
+def reordering_timed_out(tcb: Tcb, now: float) -> None:
+    """What might have been reordered has had its time (RFC 8985 6.2 step 5)."""
+    lost = tcb.scoreboard.lost_octets
+    detect_losses(tcb, now)
+    if tcb.scoreboard.lost_octets > lost and tcb.recovery.phase is Phase.RECOVERY:
+        _reduce_rate(tcb, 0, False)  # no ACK has said how much may go out instead
+
+
+def detect_losses(tcb: Tcb, now: float, delivered: int = 0) -> None:
+    """Marks what must be lost by now and begins recovery when something is new among it; `delivered` by this ACK."""
     recovery = tcb.recovery
     board = tcb.scoreboard
     before = board.lost_octets
     phase = recovery.phase
     if tcb.sack_permitted:
-        outstanding = board.in_flight
+        outstanding = board.in_flight + delivered
         if tcb.config.rack:
             rack.detect_losses(tcb, now)
         elif board.sacked_octets:
@@ -184,20 +239,23 @@ def _remember(tcb: Tcb) -> None:
     recovery = tcb.recovery
     recovery.prior_cwnd = tcb.congestion.cwnd
     recovery.undo_possible = True
+    recovery.undo_start = tcb.snd_una
     recovery.retransmit_stamp = None
-    recovery.stale_retransmissions = 0
+    # a tail loss probe still on its way may be reported as well
+    recovery.stale_retransmissions = 1 if recovery.probe_end is not None and recovery.probe_retransmitted else 0
+    recovery.probe_end = None  # this reduction answers its loss too
 
 
-def _marked(tcb: Tcb, now: float) -> None:
+def _marked(tcb: Tcb, now: float, delivered: int) -> None:
     """RFC 3168 6.1.2: once per window of data."""
     recovery = tcb.recovery
-    if recovery.phase > Phase.DISORDER:
-        return
+    if recovery.phase > Phase.DISORDER or tcb.snd_una <= recovery.recover:
+        return  # the peer repeats the mark until it has seen CWR, which went out after `recover`
     recovery.prior_cwnd = tcb.congestion.cwnd
     recovery.undo_possible = False
     tcb.congestion.on_mark(flight(tcb), now)
     recovery.prr_delivered = recovery.prr_out = 0
-    recovery.flight_at_start = max(pipe(tcb), tcb.mss)
+    recovery.flight_at_start = max(pipe(tcb) + delivered, tcb.mss)
     recovery.phase = Phase.CWR
     recovery.recover = tcb.snd_nxt
     tcb.cwr_wanted = True
@@ -228,6 +286,8 @@ def _leave(tcb: Tcb) -> None:
         if not tcb.sack_permitted and recovery.phase is Phase.RECOVERY:
             # RFC 6582 3.2 (3), full acknowledgment, (1): no burst
             tcb.congestion.cwnd = min(tcb.congestion.ssthresh, max(tcb.snd_nxt - tcb.snd_una, tcb.mss) + tcb.mss)
+    if recovery.phase is not Phase.CWR:
+        rack.recovered(tcb)
     recovery.phase = Phase.DISORDER if tcb.scoreboard.sacked_octets else Phase.OPEN
     recovery.f_rto = recovery.prefer_new = recovery.forced = False
     recovery.undo_possible = recovery.undo_possible and recovery.stale_retransmissions > 0  # a DSACK may still come
@@ -241,7 +301,7 @@ def _was_needless(tcb: Tcb, segment: Segment, delivered: Delivered, advance: int
     if advance and stamp is not None and tcb.timestamps and segment.options_present & HAS_TIMESTAMPS and segment.ts_ecr:
         if (segment.ts_ecr - stamp) & MASK >= 0x80000000:
             return True
-    if delivered.duplicate_end and recovery.stale_retransmissions > 0:
+    if delivered.duplicate_end > recovery.undo_start and recovery.stale_retransmissions > 0:
         recovery.stale_retransmissions -= -(-(delivered.duplicate_end - delivered.duplicate_start) // tcb.mss)
         return recovery.stale_retransmissions <= 0 and tcb.scoreboard.lost_octets == 0
     return False

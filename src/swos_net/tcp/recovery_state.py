@@ -19,8 +19,8 @@ class Recovery:
     __slots__ = (
         "delivered_high", "delivered_total", "duplicate_acks", "dsack_round", "dsacks_received", "f_rto", "flight_at_start", "forced",
         "phase", "prefer_new", "prior_cwnd", "probe_end", "probe_retransmitted", "prr_delivered", "prr_out", "rack_end", "rack_rtt",
-        "rack_sent_at", "recover", "reordering_seen", "retransmit_stamp", "stale_retransmissions", "undo_possible", "window_multiplier",
-        "window_persist",
+        "rack_sent_at", "recover", "reordering_seen", "retransmit_stamp", "stale_retransmissions", "undo_possible", "undo_start",
+        "window_multiplier", "window_persist",
     )  # fmt: skip
 
     def __init__(self, iss: int):
@@ -36,6 +36,7 @@ class Recovery:
         self.forced = False  # one retransmission goes out whatever the window says
         # undoing
         self.undo_possible = False
+        self.undo_start = 0  # snd_una at the reduction: a DSACK of what lies below is about something else
         self.prior_cwnd = 0
         self.retransmit_stamp: int | None = None  # timestamp of the first retransmission since the reduction
         self.stale_retransmissions = 0  # retransmitted segments that no DSACK has shown to be needless

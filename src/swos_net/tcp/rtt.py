@@ -6,10 +6,11 @@ from swos_net.config import TcpConfig
 class RoundTripEstimator:
     """SRTT, RTTVAR and RTO in seconds."""
 
-    __slots__ = ("_config", "_round_end", "backoff", "latest", "min_rtt", "rttvar", "srtt")
+    __slots__ = ("_base", "_config", "_round_end", "backoff", "latest", "min_rtt", "rttvar", "srtt")
 
     def __init__(self, config: TcpConfig):
         self._config = config
+        self._base = config.rto_initial  # (2.1)
         self.srtt: float | None = None
         self.rttvar = 0.0
         self.min_rtt: float | None = None
@@ -36,13 +37,14 @@ class RoundTripEstimator:
         else:
             self.rttvar += (abs(self.srtt - rtt) - self.rttvar) / 4  # (2.3)
             self.srtt += (rtt - self.srtt) / 8
+        # the floor goes under the variance, as Linux does: a steady path keeps its RTO near SRTT + rto_min (2.4)
+        variance = 4 * self.rttvar
+        self._base = self.srtt + (variance if variance > self._config.rto_min else self._config.rto_min)
 
     @property
     def rto(self) -> float:
-        config = self._config
-        if self.srtt is None:
-            base = config.rto_initial  # (2.1)
-        else:
-            # the floor goes under the variance, as Linux does: a steady path keeps its RTO near SRTT + rto_min
-            base = self.srtt + max(4 * self.rttvar, config.rto_min)  # (2.4)
-        return min(base * (1 << min(self.backoff, 16)), config.rto_max)  # (2.5), (5.5)
+        """Retransmission timeout with its backing off: (2.5), (5.5)."""
+        rto = self._base
+        if self.backoff:
+            rto *= 1 << min(self.backoff, 16)
+        return rto if rto < self._config.rto_max else self._config.rto_max

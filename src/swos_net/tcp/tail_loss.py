@@ -1,5 +1,6 @@
 """Tail loss probes (RFC 8985 7): a loss at the end of a flight is found without waiting for the RTO."""
 
+from swos_net.tcp.recovery_state import Phase
 from swos_net.tcp.scoreboard import Delivered
 from swos_net.tcp.segment import HAS_SACK, Segment
 from swos_net.tcp.tcb import Tcb
@@ -49,10 +50,15 @@ def acknowledged(tcb: Tcb, segment: Segment, delivered: Delivered, duplicate: bo
         recovery.probe_end = None  # nothing was lost
     elif tcb.snd_una > end:
         recovery.probe_end = None
-        # the probe repaired a loss: the congestion response without the recovery
-        congestion = tcb.congestion
-        congestion.on_loss(tcb.snd_nxt - tcb.snd_una + tcb.mss, now)
-        congestion.cwnd = min(congestion.cwnd, congestion.ssthresh)
         tcb.counters["TcpExtTCPLossProbeRecovery"] += 1
+        if recovery.phase is Phase.CWR:
+            return  # the window is on its way down
+        # the probe repaired a loss: the congestion response without the recovery.  What is in flight after the end of
+        # a flight says little: the flight counts that suffered the loss.
+        congestion = tcb.congestion
+        flight = max(tcb.flight_high, tcb.snd_nxt - tcb.snd_una + delivered.octets)
+        congestion.on_loss(min(flight, congestion.cwnd), now)
+        congestion.cwnd = min(congestion.cwnd, congestion.ssthresh)
+        tcb.cwr_wanted = tcb.ecn
     elif duplicate and not segment.options_present & HAS_SACK:
         recovery.probe_end = None

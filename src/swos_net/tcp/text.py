@@ -10,7 +10,7 @@ from swos_net.tcp import receive_window
 from swos_net.tcp.events import Event
 from swos_net.tcp.lifecycle import fail, to_time_wait
 from swos_net.tcp.output import acceptable_seq
-from swos_net.tcp.segment import ACK, CWR, FIN, RST, Segment
+from swos_net.tcp.segment import ACK, CWR, ECE, FIN, RST, Segment
 from swos_net.tcp.state import RECEIVING, State
 from swos_net.tcp.tcb import Tcb
 
@@ -64,22 +64,27 @@ def process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
     receive_window.tune(tcb, ring, now)
     if tcb.ack_now:
         return
+    delayed = tcb.timers.delayed_ack is not None
     if tcb.ack_pending >= 2 * tcb.rcv_mss or tcb.quick_ack_on:
         tcb.ack_now = True  # RFC 9293 3.8.6.3: at least every second full-sized segment
     elif tcb.quick_acks > 0 and tcb.quick_ack_on is None:
         tcb.quick_acks -= 1
         tcb.ack_now = True
-    elif tcb.timers.delayed_ack is None:
+    elif not delayed:
         tcb.timers.delayed_ack = now + tcb.config.delayed_ack
+    if tcb.config.dialect == "freebsd" and (skip or delayed):
+        tcb.ack_now = True  # every second segment, however short
 
 
 def _reassemble(tcb: Tcb, segment: Segment, ring: ByteRing, start: int, skip: int, end: int, now: float) -> bool:
     """Text beyond a gap, or text that fills one; True when `rcv_nxt` moved."""
     rcv_nxt = tcb.rcv_nxt
     tcb.ack_now = True  # RFC 5681 4.2: at once, for a gap and for what fills one
-    known = tcb.out_of_order.around(start)
-    if known is not None:
-        report_duplicate(tcb, start, min(end, known[1]))
+    if not skip:
+        for left, right in tcb.out_of_order.ranges:
+            if right > start:
+                report_duplicate(tcb, max(start, left), min(end, right))  # RFC 2883 4: the first of what came twice
+                break
     if not tcb.out_of_order.add(start, end):
         return False
     recency = tcb.sack_recency
@@ -128,7 +133,9 @@ def _congestion_mark(tcb: Tcb, segment: Segment) -> None:
     marked = segment.ecn == CONGESTION_EXPERIENCED
     if tcb.congestion.uses_ecn:
         if marked != tcb.rcv_ce:
-            tcb.ack_now = True  # RFC 8257 3.2: what came before the change is acknowledged as it was
+            if tcb.ack_pending:  # RFC 8257 3.2: what came before the change is acknowledged as it was
+                tcb.replies.append((acceptable_seq(tcb), tcb.rcv_nxt, ACK | (ECE if tcb.rcv_ce else 0)))
+            tcb.ack_now = True
         tcb.rcv_ce = tcb.ece_wanted = marked
         return
     if segment.flags & CWR:

@@ -23,7 +23,7 @@ def handle_timeout(tcb: Tcb, now: float) -> None:
     if timers.reordering is not None and timers.reordering <= now:
         timers.reordering = None
         if tcb.scoreboard.records:
-            recovery.detect_losses(tcb, now)
+            recovery.reordering_timed_out(tcb, now)
     if timers.retransmission is not None and timers.retransmission <= now:
         _retransmission(tcb, now)
     elif timers.loss_probe is not None and timers.loss_probe <= now:
@@ -81,7 +81,7 @@ def _persist(tcb: Tcb, now: float) -> None:
         tcb.probe_now = True  # no probe but a corked tail
         return
     tcb.retransmissions += 1
-    limit = tcb.config.data_retries
+    limit = min(tcb.config.data_retries, tcb.config.orphan_retries) if tcb.orphan else tcb.config.data_retries
     expired = tcb.retransmissions > limit if not tcb.user_timeout else _user_timeout_passed(tcb, now)
     if expired:
         _give_up(tcb)

@@ -2,7 +2,6 @@
 
 import errno
 import random
-from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
@@ -128,19 +127,19 @@ def test_connections_keep_a_port_from_those_who_do_not_share(left, reuse_address
     assert not ports.flows_in_the_way(claim, 80)
 
 
-def hearer(reuse_port):
-    return SimpleNamespace(reuse_port=reuse_port)
+class Hearer:
+    def __init__(self, reuse_port):
+        self.reuse_port = reuse_port
 
 
 def test_a_group_shares_the_flows_evenly_and_each_keeps_its_own():
-    ports, group = BoundPorts("UDP", seed=7), [hearer(True) for _ in range(4)]
+    ports, group = BoundPorts("UDP", seed=7), [Hearer(True) for _ in range(4)]
     for member in group:
         ports.listen(member, DUAL, 53)
     flows = [flow(ADDRESSES[2], 53, PEER, port) for port in range(1000, 3000)]
     found = [ports.find(each) for each in flows]
     assert all(400 < found.count(member) < 600 for member in group)
     assert [ports.find(each) for each in flows] == found
-    assert [BoundPorts("UDP", seed=8).find(each) for each in flows[:1]] == [None]
     ports.unlisten(group[0], DUAL, 53)
     assert group[0] not in map(ports.find, flows)
     for member in group[1:]:
@@ -149,7 +148,7 @@ def test_a_group_shares_the_flows_evenly_and_each_keeps_its_own():
 
 
 def test_without_reuse_port_the_last_one_hears():
-    ports, one, other = BoundPorts("UDP"), hearer(False), hearer(False)
+    ports, one, other = BoundPorts("UDP"), Hearer(False), Hearer(False)
     ports.listen(one, (UNSPECIFIED4,), 53)
     ports.listen(other, (UNSPECIFIED4,), 53)
     assert ports.find(flow(ADDRESSES[2], 53)) is other

@@ -313,8 +313,8 @@ class TestPath:
         harness.output()
         una, top = harness.tcb.snd_una, harness.tcb.snd_max
         valid = harness.connection.quoted_sequence_valid
-        assert valid(una & 0xFFFFFFFF) and valid(top & 0xFFFFFFFF)
-        assert not valid((una - 1) & 0xFFFFFFFF) and not valid((top + 1) & 0xFFFFFFFF)  # RFC 5927 4.1
+        assert valid(una & 0xFFFFFFFF) and valid((top - 1) & 0xFFFFFFFF)
+        assert not valid((una - 1) & 0xFFFFFFFF) and not valid(top & 0xFFFFFFFF)  # RFC 5927 4.1
 
     def test_an_error_ends_only_what_is_not_open_yet(self, tcp):
         harness = tcp().open()

@@ -11,7 +11,7 @@ EVERYTHING = TcpOptions(mss=1400, window_scale=7, sack_permitted=True, ts_val=77
 
 
 @pytest.mark.parametrize(
-    "buffer, shift", [(4096, 0), (65535, 0), (65536, 0), (65537, 1), (1 << 21, 5), (1 << 30, 14), (1 << 40, 14)]
+    "buffer, shift", [(4096, 0), (65535, 0), (65536, 1), (65537, 1), (1 << 21, 6), (1 << 30, 14), (1 << 40, 14)]
 )
 def test_the_shift_makes_the_window_fit_16_bits(buffer, shift):
     assert window_scale_for(buffer) == shift
@@ -22,7 +22,7 @@ def test_a_syn_offers_what_the_configuration_says(tcp):
     harness = tcp(**ALL, now=3.0, ts_offset=1000)
     harness.connection.open(harness.now)
     (syn,) = harness.output()
-    assert syn.options == TcpOptions(mss=1460, window_scale=5, sack_permitted=True, ts_val=4000, ts_ecr=0)
+    assert syn.options == TcpOptions(mss=1460, window_scale=6, sack_permitted=True, ts_val=4000, ts_ecr=0)
     harness = tcp()
     harness.connection.open(harness.now)
     (syn,) = harness.output()

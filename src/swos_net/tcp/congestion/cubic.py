@@ -11,7 +11,7 @@ class Cubic(CongestionController):
     """The names are RFC 9438 4.1.2's."""
 
     name = "cubic"
-    __slots__ = ("_before_loss", "_cwnd_epoch", "_cwnd_prior", "_epoch_start", "_fraction", "_k", "_w_est", "_w_max")
+    __slots__ = ("_before_loss", "_cwnd_prior", "_epoch_start", "_fraction", "_k", "_updated", "_w_est", "_w_max")
 
     def __init__(self, mss: int, initial_window_segments: int, *, hystart: bool = True):
         super().__init__(mss, initial_window_segments, hystart=hystart)
@@ -19,10 +19,16 @@ class Cubic(CongestionController):
         self._k = 0.0
         self._w_est = 0.0
         self._cwnd_prior = 0.0
-        self._cwnd_epoch = 0.0
         self._epoch_start: float | None = None
+        self._updated = 0.0
         self._fraction = 0.0  # octets of growth that are not a whole one yet
-        self._before_loss: tuple[float, float | None, float, float] = (0.0, None, 0.0, 0.0)
+        self._before_loss: tuple[float, float | None, float, float, float] = (0.0, None, 0.0, 0.0, 0.0)
+
+    def on_ack(self, sample: AckSample, now: float) -> None:
+        if self._epoch_start is not None and not sample.window_full:
+            self._epoch_start += now - self._updated  # 4.2, 5.8: time in which the window was not used does not count
+        self._updated = now
+        super().on_ack(sample, now)
 
     def avoid_congestion(self, sample: AckSample, now: float) -> None:
         mss = self.mss
@@ -47,7 +53,7 @@ class Cubic(CongestionController):
 
     def _begin_epoch(self, cwnd: float, now: float) -> None:
         self._epoch_start = now
-        self._cwnd_epoch = self._w_est = cwnd
+        self._w_est = cwnd
         if cwnd < self._w_max:
             self._k = ((self._w_max - cwnd) / C) ** (1 / 3)  # 4.2, figure 2
         else:
@@ -55,7 +61,7 @@ class Cubic(CongestionController):
             self._w_max = cwnd
 
     def reduced(self, in_flight: int) -> int:
-        self._before_loss = (self._w_max, self._epoch_start, self._k, self._w_est)
+        self._before_loss = (self._w_max, self._epoch_start, self._k, self._w_est, self._cwnd_prior)
         cwnd = self._cwnd_prior = self.cwnd / self.mss
         # 4.7: a flow that reached less than the last time makes room for newcomers
         self._w_max = cwnd * (1 + BETA) / 2 if cwnd < self._w_max else cwnd
@@ -63,9 +69,14 @@ class Cubic(CongestionController):
         self._fraction = 0.0
         return int(in_flight * BETA)  # 4.6
 
+    def on_timeout(self, in_flight: int, now: float, first: bool) -> None:
+        super().on_timeout(in_flight, now, first)
+        self._w_max = 0.0  # 4.8: the next epoch has K = 0 and begins at its own W_max
+        self._epoch_start = None
+
     def on_spurious(self, cwnd: int) -> None:
         super().on_spurious(cwnd)
-        self._w_max, self._epoch_start, self._k, self._w_est = self._before_loss  # 4.9
+        self._w_max, self._epoch_start, self._k, self._w_est, self._cwnd_prior = self._before_loss  # 4.9
 
     def on_idle(self, now: float) -> None:
         super().on_idle(now)
