@@ -27,8 +27,8 @@ def process_ack(tcb: Tcb, segment: Segment, seq: int, ack: int, now: float) -> N
             _repeated(tcb, segment, now)
     elif segment.options_present & HAS_SACK and tcb.sack_permitted:
         _news(tcb, segment, ack, 0, False, now)
-    # the send window, unless the segment is older than the last one used
-    if tcb.snd_wl1 < seq or (tcb.snd_wl1 == seq and tcb.snd_wl2 <= ack):
+    # the send window, unless the segment is older than the last one used; new data acknowledged says that it is not
+    if advance > 0 or tcb.snd_wl1 < seq or (tcb.snd_wl1 == seq and tcb.snd_wl2 <= ack):
         window = segment.window << tcb.snd_wscale
         if window and not tcb.snd_wnd:
             tcb.timers.persist = None

@@ -65,7 +65,7 @@ class Connection:
         tcb.receive_base = tcb.rcv_nxt = tcb.rcv_adv = tcb.irs + 1
         tcb.snd_wl1 = segment.seq
         tcb.snd_wnd = segment.window
-        tcb.last_received = now
+        tcb.last_received = tcb.progress_since = now
         syn_received(tcb, segment, self.ipv4, now)
         tcb.state = State.SYN_RECEIVED
         tcb.syn_wanted = True
@@ -74,6 +74,8 @@ class Connection:
         """After `accept_syn`, for a SYN,ACK that went out without this connection (syn_cookie.py)."""
         tcb = self.tcb
         tcb.syn_wanted = False
+        if tcb.window_scaling:
+            tcb.rcv_wscale = window_scale_for(tcb.config.receive_buffer)  # whatever size the socket asked for since
         tcb.snd_nxt = tcb.snd_max = tcb.iss + 1
         tcb.rcv_wnd = min(tcb.receive_room, 65535)
         tcb.rcv_adv = tcb.rcv_nxt + tcb.rcv_wnd
@@ -288,12 +290,12 @@ class Connection:
         """The path carries `mss` payload bytes per segment (without options); what was too big goes again."""
         tcb = self.tcb
         mss = max(mss, MSS_MIN)
-        if mss >= tcb.path_mss:
-            return
-        set_mss(tcb, mss)
         if tcb.mtu_probe is not None:
             tcb.mtu_probe.low = min(tcb.mtu_probe.low, mss)
             tcb.mtu_probe.high = min(tcb.mtu_probe.high, mss)
+        if mss >= tcb.path_mss:
+            return
+        set_mss(tcb, mss)
         if tcb.state > State.SYN_RECEIVED:
             # RFC 1191 6.3: what was too big is lost, which says nothing of congestion
             tcb.scoreboard.mark_all_lost()

@@ -112,7 +112,7 @@ def tcp_info(tcb: Tcb, now: float) -> TcpInfo:
     options |= TCPI_OPT_WSCALE if tcb.window_scaling else 0
     options |= TCPI_OPT_ECN if tcb.ecn else 0
     data_end = tcb.data_end
-    sent = max(tcb.snd_nxt - tcb.iss - 1, 0)
+    sent = max(tcb.snd_nxt - tcb.iss - 1 - (tcb.snd_nxt > data_end), 0)  # without SYN and FIN
     return TcpInfo(
         tcpi_state=_KERNEL_STATE[tcb.state],
         tcpi_ca_state=int(tcb.recovery.phase),
@@ -131,7 +131,7 @@ def tcp_info(tcb: Tcb, now: float) -> TcpInfo:
         tcpi_lost=_segments(board.lost_octets, mss) + _retransmitted_in_flight(tcb),
         tcpi_retrans=_retransmitted_in_flight(tcb),
         tcpi_last_data_sent=int((now - tcb.last_send) * 1000) if tcb.last_send else 0,
-        tcpi_last_data_recv=int((now - tcb.last_received) * 1000) if tcb.last_received else 0,
+        tcpi_last_data_recv=int((now - (tcb.last_data_received or tcb.last_received)) * 1000),
         tcpi_last_ack_recv=int((now - tcb.last_received) * 1000) if tcb.last_received else 0,
         tcpi_pmtu=tcb.path_mss + (40 if tcb.link_mss > 0 else 0),
         tcpi_rcv_ssthresh=tcb.receive_limit,
@@ -144,7 +144,7 @@ def tcp_info(tcb: Tcb, now: float) -> TcpInfo:
         tcpi_rcv_rtt=int((rtt.srtt or 0.0) * 1e6),
         tcpi_rcv_space=tcb.receive_limit,
         tcpi_total_retrans=tcb.retransmitted_segments,
-        tcpi_bytes_acked=max(min(tcb.snd_una, data_end) - tcb.iss - 1, 0),
+        tcpi_bytes_acked=max(tcb.snd_una - tcb.iss - 1 - (tcb.snd_una > data_end), 0),
         tcpi_bytes_received=max(tcb.rcv_nxt - tcb.receive_base - tcb.fin_received, 0),
         tcpi_segs_out=tcb.segments_out,
         tcpi_segs_in=tcb.segments_in,

@@ -2,6 +2,7 @@
 
 import errno
 
+from swos_net.tcp import mtu_probing
 from swos_net.tcp.events import Event
 from swos_net.tcp.state import State
 from swos_net.tcp.tcb import Tcb
@@ -15,6 +16,9 @@ def become_established(tcb: Tcb, now: float) -> None:
     tcb.retransmissions = 0
     tcb.timers.retransmission = None
     tcb.recovery.delivered_high = tcb.snd_una
+    if tcb.rtt.srtt is None and tcb.retransmitted_segments:
+        tcb.rtt.syn_was_lost()
+    mtu_probing.start(tcb)
     if tcb.fin_wanted:
         tcb.state = State.FIN_WAIT_1  # RFC 9293 3.10.4: a CLOSE that came in SYN-RECEIVED was queued
     if tcb.keepalive_on:

@@ -26,7 +26,6 @@ class SegmentSink(Protocol):
 
 
 DUPLICATE_ACKS_MAX = 8  # that go out for one burst
-CORK_SECONDS = 0.2  # how long TCP_CORK holds a small segment back
 
 
 def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
@@ -73,7 +72,7 @@ def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bo
             if tcb.scoreboard.lost_octets:
                 more = _retransmit(tcb, now, sink, budget) <= 0
     if tcb.ack_now and budget > 0:
-        if state is State.CLOSING and tcb.config.dialect == "freebsd":
+        if state is State.CLOSING and tcb.config.dialect == "freebsd" and tcb.snd_nxt > tcb.data_end:
             _emit(tcb, now, sink, tcb.snd_nxt - 1, ACK | FIN)
         else:
             _emit(tcb, now, sink, acceptable_seq(tcb), ACK)
@@ -153,7 +152,7 @@ def _send_syn(tcb: Tcb, now: float, sink: SegmentSink) -> None:
     tcb.last_send = now
     tcb.snd_nxt = tcb.snd_max = tcb.iss + 1
     tcb.ack_now = False
-    tcb.timers.retransmission = now + tcb.rtt.rto
+    tcb.timers.retransmission = before_user_timeout(tcb, now + tcb.rtt.rto)
 
 
 def _retransmit(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> int:
@@ -198,7 +197,7 @@ def _resend(tcb: Tcb, now: float, sink: SegmentSink, record: Transmission, ackno
     if record.end > tcb.data_end:
         flags |= FIN
         length -= 1
-    if record.end >= tcb.data_end:
+    if length and record.end >= tcb.data_end:
         flags |= PSH
     tcb.retransmitted_segments += segments
     tcb.retransmitted_octets += length
@@ -211,7 +210,7 @@ def _resend(tcb: Tcb, now: float, sink: SegmentSink, record: Transmission, ackno
     _emit(tcb, now, sink, record.start, flags, length, acknowledgment)
     tcb.last_send = now
     if tcb.timers.retransmission is None or record.start == tcb.snd_una:
-        tcb.timers.retransmission = now + tcb.rtt.rto  # RFC 6298 (5.1); RFC 6675 5, the first segment anew
+        tcb.timers.retransmission = before_user_timeout(tcb, now + tcb.rtt.rto)  # RFC 6298 (5.1); RFC 6675 5, the first anew
         tcb.timers.persist = None
 
 
@@ -252,7 +251,8 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
     window_end = snd_una + tcb.snd_wnd
     acknowledgment = None
     limited = False
-    nagle = tcb.cork or (not tcb.nodelay and tcb.small_until > snd_una)
+    nagle = not tcb.push_now and (tcb.cork or (not tcb.nodelay and tcb.small_until > snd_una))
+    tcb.push_now = False
     while budget > 0:
         seq = tcb.snd_nxt
         remaining = data_end - seq
@@ -306,7 +306,8 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
         budget -= 1
     if tcb.snd_nxt > snd_nxt:
         tail_loss.schedule(tcb, now)
-        tcb.quick_acks = 0  # a conversation: our data carries the ACKs
+        if tcb.data_segments_in and now - tcb.last_data_received < tcb.config.delayed_ack:
+            tcb.quick_acks = 0  # a conversation: our data carries the ACKs
     if limited or tcb.snd_nxt > snd_nxt:
         note_flight(tcb, limited)
     return budget <= 0 and (tcb.snd_nxt < data_end or (tcb.fin_wanted and tcb.snd_nxt == data_end))
@@ -347,10 +348,19 @@ def _new_data(tcb: Tcb, now: float, sink: SegmentSink, seq: int, length: int, fl
         timers.persist = None
         tcb.progress_since = now
     if whole:
+        # the packet that carries it is larger than those of this connection: it must not be cut
         window, options = acknowledgment or _acknowledgment(tcb, now)
-        sink.add_tcp(seq, tcb.rcv_nxt, flags, window, options, tcb.send_ring, seq - tcb.send_base, length, length)
+        sink.add_tcp(seq, tcb.rcv_nxt, flags | (ECE if tcb.ece_wanted else 0), window, options, tcb.send_ring, seq - tcb.send_base,
+                     length, length, ECT0 if tcb.ecn else 0)  # fmt: skip
+        tcb.segments_out += 1
+        tcb.data_segments_out += 1
         return
     _emit(tcb, now, sink, seq, flags, length, acknowledgment, ECT0 if tcb.ecn else 0)
+
+
+def before_user_timeout(tcb: Tcb, deadline: float) -> float:
+    """`deadline`, or the end of the user's patience where that comes first (RFC 5482 3)."""
+    return min(deadline, tcb.progress_since + tcb.user_timeout) if tcb.user_timeout else deadline
 
 
 def _maybe_persist(tcb: Tcb, now: float) -> None:
@@ -364,7 +374,7 @@ def _maybe_persist(tcb: Tcb, now: float) -> None:
 def _hold_corked(tcb: Tcb, now: float) -> None:
     """A corked tail goes out after a while by itself: the persist timer sends it."""
     if tcb.timers.retransmission is None and tcb.timers.persist is None:
-        tcb.timers.persist = now + CORK_SECONDS
+        tcb.timers.persist = now + tcb.rtt.rto
 
 
 def _probe_window(tcb: Tcb, now: float, sink: SegmentSink) -> int:

@@ -21,8 +21,8 @@ def advertised_window(tcb: Tcb) -> int:
             tcb.rcv_adv = max(edge, tcb.rcv_adv)  # all there is, once that is no silly window
     elif edge - tcb.rcv_adv >= min(tcb.receive_limit // 2, tcb.rcv_mss):
         tcb.rcv_adv = edge
-    elif edge >= rcv_nxt + tcb.rcv_wnd > tcb.rcv_adv:
-        tcb.rcv_adv = rcv_nxt + tcb.rcv_wnd  # as large as before, while there is room for it
+    elif edge >= rcv_nxt + tcb.rcv_wnd > tcb.rcv_adv and tcb.rcv_wnd >= min(tcb.receive_limit // 2, tcb.rcv_mss):
+        tcb.rcv_adv = rcv_nxt + tcb.rcv_wnd  # as large as before, while there is room for it, and no silly window
     window = max(tcb.rcv_adv - rcv_nxt, 0)
     most = 65535 << tcb.rcv_wscale
     tcb.rcv_wnd = window if window < most else most
@@ -64,6 +64,10 @@ def tune(tcb: Tcb, ring: ByteRing, now: float) -> None:
         return
     taken = ring.head - tcb.autotune_copied
     wanted = 2 * taken + SEGMENTS_AHEAD * tcb.rcv_mss
+    if taken > tcb.autotune_taken:
+        # a sender in slow start: what it will send is ahead of what was measured by a round trip
+        wanted += wanted * (taken - tcb.autotune_taken) // max(tcb.autotune_taken, 4 * tcb.rcv_mss)
+    tcb.autotune_taken = taken
     if wanted > tcb.receive_limit:
         tcb.receive_limit = min(wanted, tcb.receive_buffer)
     tcb.autotune_since = now

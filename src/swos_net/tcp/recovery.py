@@ -5,7 +5,7 @@ rate reduction (RFC 9937, formerly 6937), timeouts with F-RTO (RFC 5682), and th
 (RFC 3522, 3708, 4015).  rack.py says which records are lost; the congestion controller how far the window shrinks.
 """
 
-from swos_net.tcp import rack, tail_loss
+from swos_net.tcp import mtu_probing, rack, tail_loss
 from swos_net.tcp.congestion.base import AckSample
 from swos_net.tcp.recovery_state import Phase
 from swos_net.tcp.scoreboard import Delivered
@@ -69,7 +69,7 @@ def acknowledged(tcb: Tcb, segment: Segment, delivered: Delivered, advance: int,
         _reduce_rate(tcb, delivered.octets, advance > 0 and board.lost_octets <= lost_before)
         if tcb.congestion.uses_ecn:
             tcb.congestion.observe(_sample(tcb, delivered, rtt, marked))
-    elif delivered.octets:
+    elif advance and delivered.octets:  # RFC 5681 3.1: what is acknowledged in order lets the window grow, not what is sacked
         tcb.congestion.on_ack(_sample(tcb, delivered, rtt, marked), now)
 
 
@@ -200,7 +200,7 @@ def detect_losses(tcb: Tcb, now: float, delivered: int = 0) -> None:
         elif board.sacked_octets:
             rack.detect_losses_by_threshold(tcb)
         if board.lost_octets > before and phase < Phase.RECOVERY:
-            _enter_recovery(tcb, now, outstanding)
+            _answer_loss(tcb, now, outstanding)
         elif phase is Phase.OPEN and board.sacked_octets:
             recovery.phase = Phase.DISORDER
         elif phase is Phase.DISORDER and not board.sacked_octets:
@@ -209,13 +209,19 @@ def detect_losses(tcb: Tcb, now: float, delivered: int = 0) -> None:
         if recovery.duplicate_acks >= tcb.config.duplicate_threshold and tcb.snd_una > recovery.recover:
             outstanding = board.in_flight
             board.mark_first_lost(tcb.mss)
-            _enter_recovery(tcb, now, outstanding)
+            _answer_loss(tcb, now, outstanding)
         elif phase is not Phase.CWR:
             recovery.phase = Phase.DISORDER if recovery.duplicate_acks else Phase.OPEN
 
 
-def _enter_recovery(tcb: Tcb, now: float, in_flight: int) -> None:
+def _answer_loss(tcb: Tcb, now: float, in_flight: int) -> None:
     recovery = tcb.recovery
+    if tcb.mtu_probe is not None and mtu_probing.only_probe_lost(tcb, now):
+        recovery.forced = True
+        if not tcb.sack_permitted:
+            recovery.duplicate_acks = 0
+            recovery.recover = tcb.snd_nxt  # the duplicate ACKs still on their way mean the same loss
+        return
     if recovery.phase is not Phase.CWR:
         _reduce_window(tcb, now, in_flight)
     recovery.phase = Phase.RECOVERY

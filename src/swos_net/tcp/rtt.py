@@ -2,6 +2,8 @@
 
 from swos_net.config import TcpConfig
 
+RTO_AFTER_LOST_SYN = 3.0
+
 
 class RoundTripEstimator:
     """SRTT, RTTVAR and RTO in seconds."""
@@ -17,6 +19,11 @@ class RoundTripEstimator:
         self.latest: float | None = None
         self.backoff = 0
         self._round_end = -1
+
+    def syn_was_lost(self) -> None:
+        """RFC 6298 (5.7): the handshake needed a retransmission and brought no sample: data begins with 3 s."""
+        self._base = max(RTO_AFTER_LOST_SYN, self._config.rto_initial)
+        self.backoff = 0
 
     def measured(self, rtt: float, snd_una: int = 0, snd_nxt: int = 0) -> None:
         """One sample that Karn's rule allows (RFC 6298 section 3).

@@ -192,6 +192,21 @@ class Scoreboard:
                 self.split(0, records[0].start + length)
             self.mark_lost(records[0])
 
+    def mark_range_lost(self, start: int, end: int) -> None:
+        """Gives up what of [start, end) is in flight."""
+        records = self.records
+        index = 0
+        while index < len(records) and records[index].start < end:
+            record = records[index]
+            if record.end > start and not record.sacked and not record.lost:
+                if record.start < start:
+                    self.split(index, start)
+                else:
+                    if record.end > end:
+                        self.split(index, end)
+                    self.mark_lost(record)
+            index += 1
+
     def mark_all_lost(self) -> None:
         """Gives up everything that the peer is not known to have."""
         for record in self.records:

@@ -27,9 +27,8 @@ def schedule(tcb: Tcb, now: float) -> None:
         timeout = 2 * srtt
         if tcb.snd_nxt - tcb.snd_una <= tcb.mss:
             timeout += WORST_DELAYED_ACK
-    deadline = now + timeout
-    if timers.retransmission is not None and deadline < timers.retransmission:
-        timers.loss_probe = deadline
+    if timers.retransmission is not None:
+        timers.loss_probe = min(now + timeout, timers.retransmission)
 
 
 def timed_out(tcb: Tcb, now: float) -> None:

@@ -27,12 +27,12 @@ class Tcb:
     """Everything one connection remembers."""
 
     __slots__ = (
-        "ack_now", "ack_pending", "acks_owed", "autotune_copied", "autotune_since", "autotune_window", "challenge_credit",
+        "ack_now", "ack_pending", "acks_owed", "autotune_copied", "autotune_since", "autotune_taken", "autotune_window", "challenge_credit",
         "challenge_second", "config", "congestion", "cork", "counters", "cwnd_limited", "cwr_wanted", "data_segments_in", "data_segments_out", "dsack", "ece_wanted",
         "ecn", "error", "events", "fin_received", "fin_seq", "fin_wanted", "flight_high", "flight_round_end", "irs",
         "irs_known", "iss", "keepalive_idle", "keepalive_interval", "keepalive_on", "keepalive_probe_limit", "keepalive_probes",
-        "last_ack_sent", "last_received", "last_send", "link_mss", "loss_probe_wanted", "max_send_window",
-        "may_complete", "mss", "mtu_probe", "nodelay", "orphan", "out_of_order", "out_of_order_segments", "paced", "paced_until", "pacing_rate_max", "passive", "path_mss", "persist_backoff", "probe_now", "progress_since",
+        "last_ack_sent", "last_data_received", "last_received", "last_send", "link_mss", "loss_probe_wanted", "max_send_window",
+        "may_complete", "mss", "mtu_probe", "nodelay", "orphan", "out_of_order", "out_of_order_segments", "paced", "paced_until", "pacing_rate_max", "passive", "path_mss", "persist_backoff", "probe_now", "progress_since", "push_now",
         "quick_ack_on", "quick_acks", "rcv_adv", "rcv_ce", "rcv_mss", "rcv_mss_max", "rcv_nxt", "rcv_wnd", "rcv_wscale", "receive_base",
         "receive_buffer", "receive_limit", "receive_ring", "receive_shut", "recovery", "replies", "retransmissions",
         "retransmitted_octets", "retransmitted_segments", "rtt", "sack_permitted", "sack_recency", "scoreboard", "segments_in", "segments_out", "send_base", "send_buffer",
@@ -88,6 +88,7 @@ class Tcb:
         self.autotune_since = 0.0
         self.autotune_copied = 0
         self.autotune_window = 0
+        self.autotune_taken = 0
         self.send_ring: ByteRing | None = None  # made when first used: an idle connection stays small
         self.receive_ring: ByteRing | None = None
         self.out_of_order = RangeSet()
@@ -155,6 +156,7 @@ class Tcb:
         self.nodelay = False
         self.small_until = iss  # where the last segment ended that was not full-sized
         self.cork = False
+        self.push_now = False  # what a cork or Nagle holds back goes out this once
         self.was_full = False
         self.keepalive_on = False
         self.keepalive_probes = 0
@@ -164,6 +166,7 @@ class Tcb:
         self.user_timeout = config.user_timeout
         self.syn_retries: int | None = None  # TCP_SYNCNT
         self.last_received = 0.0
+        self.last_data_received = 0.0
         self.last_send = 0.0
 
     @property

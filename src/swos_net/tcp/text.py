@@ -25,6 +25,7 @@ def process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
     rcv_nxt = tcb.rcv_nxt
     length = segment.length
     tcb.data_segments_in += 1
+    tcb.last_data_received = now
     if length > tcb.rcv_mss:
         tcb.rcv_mss = min(length, tcb.rcv_mss_max)
     end = seq + length

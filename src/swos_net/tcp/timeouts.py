@@ -24,10 +24,10 @@ def handle_timeout(tcb: Tcb, now: float) -> None:
         timers.reordering = None
         if tcb.scoreboard.records:
             recovery.reordering_timed_out(tcb, now)
-    if timers.retransmission is not None and timers.retransmission <= now:
+    if timers.loss_probe is not None and timers.loss_probe <= now:
+        tail_loss.timed_out(tcb, now)  # first, where both are due: RFC 8985 7.2, the probe is never later than the RTO
+    elif timers.retransmission is not None and timers.retransmission <= now:
         _retransmission(tcb, now)
-    elif timers.loss_probe is not None and timers.loss_probe <= now:
-        tail_loss.timed_out(tcb, now)
     if timers.persist is not None and timers.persist <= now:
         _persist(tcb, now)
     if timers.keepalive is not None and timers.keepalive <= now:
@@ -70,7 +70,7 @@ def _retransmission(tcb: Tcb, now: float) -> None:
     if not tcb.scoreboard.records:
         return
     recovery.timed_out(tcb, now)
-    mtu_probing.timed_out(tcb)
+    mtu_probing.timed_out(tcb, now)
 
 
 def _persist(tcb: Tcb, now: float) -> None:
@@ -87,7 +87,8 @@ def _persist(tcb: Tcb, now: float) -> None:
         _give_up(tcb)
         return
     tcb.persist_backoff += 1
-    tcb.timers.persist = now + min(tcb.rtt.rto * (1 << min(tcb.persist_backoff, 10)), tcb.config.persist_max)
+    wait = min(tcb.rtt.rto * (1 << min(tcb.persist_backoff, 10)), tcb.config.persist_max)
+    tcb.timers.persist = output.before_user_timeout(tcb, now + wait)
     tcb.probe_now = True
 
 

@@ -13,6 +13,7 @@ from swos_net.dataplane.burst import BytesPayload
 from swos_net.tcp.connection import Connection
 from swos_net.tcp.segment import ACK, HAS_SACK, HAS_TIMESTAMPS, NO_PAYLOAD, RST, SYN, Segment
 from swos_net.tcp.state import TRANSITIONS, State
+from swos_net.testing.invariants import check_connection
 from swos_net.wire.tcp import parse_options
 
 SYNCHRONIZED_END = {State.CLOSED, State.TIME_WAIT}
@@ -37,14 +38,18 @@ class End:
         for offset in range(0, max(length, 1), step):
             last = offset + step >= length
             piece = data[offset : offset + step]
-            self.world.carry(self.other, seq + offset, ack, flags if last else flags & ~9, window, options, piece)
+            if ecn and self.world.random.random() < self.world.marks:
+                ecn = 3
+            if len(piece) + len(options) <= self.world.largest or not piece:
+                self.world.carry(self.other, seq + offset, ack, flags if last else flags & ~9, window, options, piece, ecn)
 
-    def arrives(self, seq, ack, flags, window, options, data):
+    def arrives(self, seq, ack, flags, window, options, data, ecn):
         parsed = parse_options(options)
         present = (HAS_TIMESTAMPS if parsed.ts_val is not None else 0) | (HAS_SACK if parsed.sack_blocks else 0)
         payload = BytesPayload(data) if data else NO_PAYLOAD
         segment = Segment(seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, flags, window, payload, len(data), present,
                           parsed.ts_val or 0, parsed.ts_ecr or 0, options)  # fmt: skip
+        segment.ecn = ecn
         if (
             self.connection.state is State.CLOSED
             and flags & SYN
@@ -55,14 +60,14 @@ class End:
             self.connection.accept_syn(segment, self.world.now)
         elif self.connection.state is State.CLOSED:
             if not flags & RST:  # 3.10.7.1: what a stack answers when nothing of the connection is left
-                self.world.carry(self.other, ack, 0, RST, 0, b"", b"")
+                self.world.carry(self.other, ack, 0, RST, 0, b"", b"", 0)
         else:
             self.connection.segment_arrives(segment, self.world.now)
         self.check()
 
-    def check(self):
+    def check(self, resting=False):
         tcb = self.connection.tcb
-        assert tcb.snd_una <= tcb.snd_nxt <= tcb.snd_max
+        check_connection(self.connection, resting=resting)
         if tcb.state is not self.state:
             one = TRANSITIONS[self.state]
             assert tcb.state in one or any(tcb.state in TRANSITIONS[between] for between in one)
@@ -71,8 +76,8 @@ class End:
 
     def output(self):
         while self.connection.segments_to_send(self.world.now, self, 3):
-            pass
-        self.check()
+            self.check()
+        self.check(resting=True)
 
     def write(self, length):
         taken = self.connection.send(self.to_send[:length]) if self.to_send else 0
@@ -83,9 +88,11 @@ class End:
 
 
 class World:
-    def __init__(self, seed, configs, sizes, *, loss, duplicate, reorder, delay=0.05):
+    def __init__(self, seed, configs, sizes, *, loss, duplicate, reorder, delay=0.05, marks=0.0, largest=1 << 20):
+        """`marks`: share of ECN-capable packets that are marked; `largest`: octets of options and payload that pass."""
         self.random = random.Random(seed)
         self.now = 1.0
+        self.marks, self.largest = marks, largest
         self.loss, self.duplicate, self.reorder, self.delay = loss, duplicate, reorder, delay
         self.under_way = []
         self.order = count()
@@ -159,6 +166,17 @@ configs = st.builds(
     timestamps=st.booleans(),
     window_scaling=st.booleans(),
     sack=st.booleans(),
+    dsack=st.booleans(),
+    congestion=st.sampled_from(["reno", "cubic", "dctcp"]),
+    ecn=st.sampled_from(["off", "passive", "on"]),
+    rack=st.booleans(),
+    tail_loss_probe=st.booleans(),
+    f_rto=st.booleans(),
+    pacing=st.booleans(),
+    mtu_probing=st.sampled_from(["off", "black-hole", "on"]),
+    base_mss=st.sampled_from([200, 1024]),
+    receive_buffer_initial=st.sampled_from([2048, 65536]),
+    send_buffer_initial=st.sampled_from([2048, 131072]),
     data_retries=st.just(100),
     syn_retries=st.just(100),
     syn_ack_retries=st.just(100),
@@ -175,9 +193,21 @@ rates = st.sampled_from([0.0, 0.05, 0.2])
     rates,
     rates,
     rates,
+    rates,
 )
-def test_every_byte_exactly_once_and_in_order(seed, one, other, sizes, loss, duplicate, reorder):
-    transfer(World(seed, (one, other), sizes, loss=loss, duplicate=duplicate, reorder=reorder))
+def test_every_byte_exactly_once_and_in_order(seed, one, other, sizes, loss, duplicate, reorder, marks):
+    transfer(World(seed, (one, other), sizes, loss=loss, duplicate=duplicate, reorder=reorder, marks=marks))
+
+
+@pytest.mark.parametrize("mode", ["black-hole", "on"])
+@pytest.mark.parametrize("sack", [True, False])
+def test_through_a_path_that_swallows_large_packets(mode, sack):
+    config = TcpConfig(mtu_probing=mode, base_mss=536, sack=sack, data_retries=100)
+    for seed in range(4):
+        world = World(seed, (config, config), (300_000, 20_000), loss=0.0, duplicate=0.0, reorder=0.0, largest=1000)
+        transfer(world)
+        tcb = world.ends[0].connection.tcb
+        assert tcb.path_mss <= 1000
 
 
 @pytest.mark.parametrize("seed", range(6))

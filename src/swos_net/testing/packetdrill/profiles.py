@@ -43,21 +43,24 @@ FREEBSD = Profile(
     "freebsd",
     config=StackConfig(
         tcp=TcpConfig(
-            receive_buffer=2097153,
+            receive_buffer=1 << 21,
             receive_buffer_initial=65536,
-            send_buffer=2097152,
+            send_buffer=1 << 21,
             send_buffer_initial=32768,
             auto_tuning=True,
-            delayed_ack=0.1,
             quick_acks=0,
-            option_order="freebsd",
+            dialect="freebsd",
             rto_min=0.23,
         )
     ),
-    # the standard's behaviour where a script knows both
-    defined=frozenset({"STANDARD"}),
-    options_in_order=False,
-    same_errors=frozenset({("ECONNRESET", "EPIPE")}),  # Linux says EPIPE of a reset in CLOSE-WAIT
+    # where a script knows both the RFC's and FreeBSD's behaviour; the other name is STANDARD
+    defined=frozenset({"FreeBSD"}),
+    same_errors=frozenset({
+        ("ECONNRESET", "EPIPE"),  # Linux says EPIPE of a reset in CLOSE-WAIT
+        # and tells what ICMP said of a connection attempt, where FreeBSD knows one errno
+        ("ECONNREFUSED", "EHOSTUNREACH"), ("ECONNREFUSED", "ENETUNREACH"), ("ECONNREFUSED", "EACCES"),
+        ("ECONNREFUSED", "ENOPROTOOPT"),
+    }),  # fmt: skip
     segment_rounded_buffers=True,
     doubled_buffers=False,
 )

@@ -96,13 +96,16 @@ LINUX: dict[str, Setting] = {
     "tcp_moderate_rcvbuf": _switch("auto_tuning"),
     "tcp_max_tw_buckets": _integer("time_wait_max"),
     "tcp_max_orphans": _integer("orphans_max"),
+    "tcp_orphan_retries": _integer("orphan_retries"),
+    "tcp_rfc1337": _switch("ignore_reset_in_time_wait"),
+    "tcp_challenge_ack_limit": _integer("challenge_acks_per_second"),
 }
 
 FREEBSD: dict[str, Setting] = {
     "net.inet.tcp.rfc1323": _switch("timestamps", "window_scaling"),
     "net.inet.tcp.sack.enable": _switch("sack"),
     "net.inet.tcp.ecn.enable": _ECN,
-    "kern.ipc.maxsockbuf": lambda config, words: _tcp(config, receive_buffer=min(int(words[0]) + 1, 1 << 30)),
+    "kern.ipc.maxsockbuf": lambda config, words: _tcp(config, receive_buffer=min(int(words[0]), 1 << 30)),
     "net.inet.tcp.recvspace": _integer("receive_buffer_initial"),
     "net.inet.tcp.sendspace": lambda config, words: _tcp(
         config, send_buffer_initial=int(words[0]), send_buffer=max(int(words[0]), config.tcp.send_buffer)
@@ -118,8 +121,8 @@ FREEBSD: dict[str, Setting] = {
     "net.inet.tcp.syncookies": _choice("syn_cookies", {"0": "never", "1": "overflow"}),
     "net.inet.tcp.cc.algorithm": _congestion,
     "net.inet.tcp.recvbuf_auto": _switch("auto_tuning"),
-    "net.inet.tcp.insecure_rst": _switch("reset_in_window", inverted=False),
-    "net.inet.tcp.insecure_syn": _switch("syn_in_window", inverted=False),
+    "net.inet.tcp.insecure_rst": _switch("reset_in_window"),
+    "net.inet.tcp.insecure_syn": _switch("syn_in_window"),
     "net.inet.tcp.drop_synfin": _switch("drop_syn_fin"),
     "net.inet.tcp.rexmit_drop_options": _switch("syn_drops_options"),
     "net.inet.tcp.keepinit": _seconds("connect_timeout", 1e-3),
@@ -132,7 +135,7 @@ IGNORED = frozenset((
     "tcp_tso_rtt_log", "tcp_limit_output_bytes", "tcp_autocorking", "tcp_no_metrics_save", "tcp_invalid_ratelimit",
     "tcp_app_win", "tcp_adv_win_scale", "tcp_comp_sack_nr", "tcp_comp_sack_delay_ns", "tcp_comp_sack_slack_ns",
     "tcp_fastopen", "tcp_fastopen_key", "tcp_ecn_option", "tcp_ecn_option_beacon", "tcp_ecn_fallback", "tcp_tw_reuse",
-    "tcp_mem", "tcp_probe_interval", "tcp_probe_threshold", "tcp_rfc1337", "tcp_max_syn_backlog", "tcp_backlog_ack_defer",
+    "tcp_mem", "tcp_probe_interval", "tcp_probe_threshold", "tcp_max_syn_backlog", "tcp_backlog_ack_defer",
     # FreeBSD
     "net.inet.tcp.blackhole", "net.inet.tcp.rexmit_slop", "net.inet.tcp.hostcache.purgenow", "net.inet.tcp.rfc5827",
     "net.inet.tcp.fastopen.enabled", "net.inet.tcp.functions_default", "net.inet.tcp.hostcache.enable",
