@@ -39,6 +39,7 @@ class TcpConfig:
     hystart: bool = True               # RFC 9406
     pacing: bool = False               # spreads a window over its round trip
     ecn: str = "passive"               # RFC 3168: "off", "passive" (when the peer asks), "on" (ask for it)
+    ecn_syn_retries: int = 0           # RFC 3168 6.1.1.1: SYNs sent again that still ask for ECN
     auto_tuning: bool = True           # windows grow from *_buffer_initial to *_buffer
     receive_buffer_initial: int = 65536
     send_buffer_initial: int = 131072
@@ -49,6 +50,8 @@ class TcpConfig:
     mtu_probing: str = "black-hole"    # RFC 4821: "off", "black-hole" (after timeouts), "on"
     base_mss: int = 1024               # RFC 4821 7.2: what a black hole falls back to
     time_wait_max: int = 16384         # connections in TIME-WAIT; the oldest makes room
+    # RFC 6191: seconds in TIME-WAIT after which connect() may use the same ports again, given timestamps; None: never
+    time_wait_reuse: float | None = 1.0
     orphan_retries: int = 8            # of an orphan whose peer keeps its window shut
     orphans_max: int = 8192            # connections that no user holds; beyond it they are reset
     reset_in_window: bool = False      # any RST in the window is believed (RFC 793 instead of RFC 5961 3.2)
@@ -56,7 +59,8 @@ class TcpConfig:
     drop_syn_fin: bool = False         # segments with both are not looked at
     ignore_reset_in_time_wait: bool = True  # RFC 1337 3, fix F1
     # what RFCs leave open, "linux" or "freebsd": the order of options, PSH on super-segments, timestamps on RST, whether
-    # an ACK repeats a FIN, whether text beyond the advertised window is taken while the buffer has room
+    # an ACK repeats a FIN, whether text beyond the advertised window is taken while the buffer has room, whether TIME-WAIT
+    # answers segments without ACK
     dialect: str = "linux"
 
 

@@ -183,7 +183,7 @@ def split_socket_address(address: object) -> tuple[bytes, int, int, int]:
     return packed, port & 0xFFFF, int(written_scope) if written_scope.isdigit() else scope, family
 
 
-def numeric_name(packed: bytes, family: int, scope: int) -> str:
+def numeric_name(packed: bytes, family: int, scope: int | str) -> str:
     return format_address(packed) if family == AF_INET else stdlib.inet_ntop(stdlib.AF_INET6, packed) + (f"%{scope}" if scope else "")
 
 

@@ -5,7 +5,6 @@ for; `run` waits in the calling thread, `run_async` in a task.  To ask a server 
 and port, and nothing else: the right to speak to it comes with that.  What the hosts table knows needs no rule.
 """
 
-import asyncio
 import errno
 import select
 import socket as stdlib
@@ -88,6 +87,8 @@ class steps_closed:
 
 
 async def _ready(wait: Wait) -> None:
+    import asyncio  # only who runs a loop needs it
+
     loop = asyncio.get_running_loop()
     ready = loop.create_future()
 
@@ -176,7 +177,8 @@ def getnameinfo_steps(capability: Capability, sockaddr, flags: int) -> Steps[tup
     if name is None:
         if flags & _socket.NI_NAMEREQD:
             raise gai_error(stdlib.EAI_NONAME)
-        name = addrinfo.numeric_name(packed, family, scope)
+        interface = _stack(capability).interface_numbered(scope) if scope else None
+        name = addrinfo.numeric_name(packed, family, scope if interface is None else interface.name)
     service = str(port)
     if not flags & _socket.NI_NUMERICSERV:
         with suppress(OSError):
@@ -315,9 +317,10 @@ def _scope(capability: Capability, text: str) -> int:
         return 0
     if text.isascii() and text.isdigit():
         return int(text) & 0xFFFFFFFF
-    for interface in _stack(capability).interfaces:
+    stack = _stack(capability)
+    for interface in (stack.loopback, *stack.interfaces):
         if interface.name == text:
-            return interface.index + 1
+            return interface.number
     raise gai_error(stdlib.EAI_NONAME)
 
 

@@ -58,6 +58,7 @@ class TlsConnection:
         self._taken = 0       # plain bytes encrypted by a write that has not returned
         self._header = b""    # of the record that is arriving, as far as it is there
         self._record_left = 0
+        sock._tls = self
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tls, name)  # what asks and moves nothing: getpeercert, cipher, version, pending...
@@ -129,7 +130,22 @@ class TlsConnection:
         limit = self._limit()
         self._run(self._tls.shutdown, "shutdown", limit)
         self._flush("shutdown", limit)
-        return self._plain_socket()
+        sock = self._plain_socket()
+        sock._tls = None
+        return sock
+
+    def absorb(self) -> None:
+        """The socket is about to close: takes what arrived and is no data, such as session tickets (RFC 8446 4.6.1).
+
+        Unread, it would make of the close a reset, which the peer would take for a failure.
+        """
+        with suppress(OSError), self._lock:  # SSLError is one; TlsConnection waits for nothing here
+            while self._receive_some():
+                try:
+                    if self._tls.read(1) is not None:
+                        return  # data, or the end
+                except SSLWantReadError:
+                    pass
 
     def _run(self, operation: Callable[..., Any], name: str, limit: "_Limit", *arguments: Any) -> Any:
         """Repeats `operation` until memory holds what it needs, sending what it says on the way."""
@@ -229,9 +245,13 @@ class TlsConnection:
             raise TimeoutError(f"The {name} operation timed out") from None
 
 
-class _SSLContext(_ssl._SSLContext):
-    """The context of `_ssl`, which wraps sockets of ours."""
+def teach(contexts: type) -> None:
+    """Has the contexts of a class, `ssl.SSLContext`, wrap sockets of a stack beside those of the kernel."""
+    wrap = contexts._wrap_socket
 
-    def _wrap_socket(self, sock: Any, server_side: bool, server_hostname: str | None = None, *, owner: Any = None,
-                     session: Any = None) -> TlsConnection:  # fmt: skip
-        return TlsConnection(self, sock, server_side, server_hostname, owner=owner, session=session)
+    def _wrap_socket(self, sock, server_side, server_hostname=None, *, owner=None, session=None):
+        if getattr(sock, "core", None) is not None:
+            return TlsConnection(self, sock, server_side, server_hostname, owner=owner, session=session)
+        return wrap(self, sock, server_side, server_hostname, owner=owner, session=session)
+
+    contexts._wrap_socket = _wrap_socket

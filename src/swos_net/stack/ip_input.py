@@ -83,7 +83,7 @@ class IpInput:
                         continue
                     # TIME-WAIT gave way to a new SYN, which is the listener's
                     endpoint.changed(now)
-                reason = self._tcp_without_flow(interface, burst, index, flow, flags, segment, now)
+                reason = self._tcp_without_flow(interface, burst, index, flow, flags, segment, now, endpoint)
             elif protocol in ECHO_PROTOCOLS and not flags and self._answer_echo(interface, burst, index, flow):
                 reason = DropReason.NONE
             else:
@@ -126,17 +126,17 @@ class IpInput:
         """RFC 1122 3.2.1.3: no loopback address comes over a link, and an answer to a broadcast one goes to everybody."""
         return interface.destinations.get(remote) == BROADCAST or (is_loopback(remote) and interface is not interface.stack.loopback)
 
-    def _tcp_without_flow(self, interface, burst, index, flow, flags, segment, now) -> DropReason:
+    def _tcp_without_flow(self, interface, burst, index, flow, flags, segment, now, before) -> DropReason:
         if flags & LINK_GROUP or not self._for_us(interface, burst, index, flags):
             return DropReason.NOT_FOR_US
-        return self._new_flow(interface, flow, segment, now)
+        return self._new_flow(interface, flow, segment, now, before)
 
-    def _new_flow(self, interface, flow: bytes, segment: Segment, now: float) -> DropReason:
+    def _new_flow(self, interface, flow: bytes, segment: Segment, now: float, before=None) -> DropReason:
         if interface.destinations.get(flow[:16]) != UNICAST:
             return DropReason.NOT_FOR_US  # RFC 9293 3.9.2.3: never to a group or broadcast address
         if is_unspecified(flow[16:32]) or self._forged(interface, flow[16:32]):
             return DropReason.BAD_SOURCE
-        return self.stack.tcp.segment_without_flow(interface, flow, segment, now)
+        return self.stack.tcp.segment_without_flow(interface, flow, segment, now, before)
 
     def _other(self, interface, burst: Burst, index: int, record: tuple, now: float) -> DropReason:
         (flow, _verdict, ethertype, protocol, hop_limit, traffic_class, flags, _tcp_flags, _options, _window, network,

@@ -14,12 +14,14 @@ from swos_net.tcp.congestion import check_controller
 from swos_net.tcp.connection import Connection
 from swos_net.tcp.isn import initial_sequence_number, timestamp_offset
 from swos_net.tcp.segment import ACK, FIN, RST, SYN, Segment
+from swos_net.tcp.state import State
 from swos_net.wire import ipv4, ipv6, tcp
 
 HEADERS4 = 40  # IPv4 and TCP without options
 HEADERS6 = 60
 OPTIONS_MAX = 40
 PACKET_MAX = 65535
+TIME_WAIT_ISN_STEP = 65537  # between what a connection sent and the ISN of the one that takes its place
 
 
 def _packet_max(link: LinkFeatures, ipv4_flow: bool) -> int:
@@ -60,21 +62,28 @@ class TcpDemux:
             if port:
                 capability.check("bind", "tcp", address, port)
         if not port:
-            port = self.ports.choose(claim.addresses[0], stack.secret, b"bind", lambda port: self._taken(claim, port))
-        elif self._taken(claim, port):
+            port = self._any_port(claim)
+        elif self.ports.conflict(claim, port) or (self.ports.flows_in_the_way(claim, port) and port in self._ports_of_flows(claim)):
             raise os_error(errno.EADDRINUSE, f"TCP port {port} is taken: choose another or close its owner")
         self.ports.claim(claim, port)
 
-    def _taken(self, claim: PortClaim, port: int) -> bool:
-        if self.ports.conflict(claim, port):
-            return True
-        if not self.ports.flows_in_the_way(claim, port):
-            return False
+    def _any_port(self, claim: PortClaim) -> int:
+        """One without connections if there is any, since whose connections those are takes long to find out."""
+        ports, address, secret = self.ports, claim.addresses[0], self.stack.secret
+        try:
+            return ports.choose(address, secret, b"bind", lambda port: ports.conflict(claim, port) or ports.flows_in_the_way(claim, port))
+        except OSError:
+            taken = self._ports_of_flows(claim)
+            return ports.choose(address, secret, b"bind", lambda port: ports.conflict(claim, port) or port in taken)
+
+    def _ports_of_flows(self, claim: PortClaim) -> set[int]:
+        """Ports whose connections exclude the claim."""
         shared = REUSE_ADDRESS * claim.reuse_address | REUSE_PORT * claim.reuse_port
-        return any(
-            endpoint.local_port == port and not endpoint.reuse & shared and overlap(claim.addresses, (endpoint.local,))
+        return {
+            endpoint.local_port
             for endpoint in self.flows.values()
-        )
+            if not endpoint.reuse & shared and overlap(claim.addresses, (endpoint.local,))
+        }
 
     def connect(self, capability: Capability, remote: bytes, remote_port: int, now: float, local: bytes | None = None,
                 local_port: int = 0, claim: PortClaim | None = None) -> TcpEndpoint:  # fmt: skip
@@ -94,23 +103,60 @@ class TcpDemux:
         elif local_port:
             capability.check("bind", "tcp", local or (UNSPECIFIED4 if is_ipv4(remote) else UNSPECIFIED6), local_port)
         interface, next_hop, source = stack.route_to(remote, local)
-        peer = remote + port_bytes(remote_port)
         if not local_port:
-            local_port = self.ports.choose(
-                source, stack.secret, peer,
-                lambda port: self.ports.held(port, (source,)) or flow_key(source, port, remote, remote_port) in self.flows,
-            )  # fmt: skip
+            local_port = self._ephemeral(source, remote, remote_port, now)
         flow = flow_key(source, local_port, remote, remote_port)
-        if flow in self.flows:
+        before = self.flows.get(flow)
+        if before is not None and not self._may_replace(before, now):
             code = errno.EADDRINUSE if claim is None else errno.EADDRNOTAVAIL  # as bind() or connect() would say
             raise os_error(code, f"a connection from port {local_port} to that peer exists")
         reuse = claim.reuse if claim is not None else 0
-        endpoint = self._make(capability, flow, source, local_port, remote, remote_port, interface, next_hop, now, reuse=reuse)
+        iss = self._replace(before, now) if before is not None else None
+        endpoint = self._make(capability, flow, source, local_port, remote, remote_port, interface, next_hop, now, reuse=reuse, iss=iss)
         endpoint.path.granted = capability
         endpoint.connection.open(now)
         stack.counters["TcpActiveOpens"] += 1
         endpoint.changed(now)
         return endpoint
+
+    def _ephemeral(self, source: bytes, remote: bytes, remote_port: int, now: float) -> int:
+        """A port for a connection to that peer.  Ports in TIME-WAIT count as free once they may be had again: the search
+        goes round, so that the next one is the one that has waited longest."""
+        addresses = source + remote
+        port_there = port_bytes(remote_port)
+        flows, held = self.flows, self.ports.held
+
+        def taken(port: int) -> bool:
+            before = flows.get(addresses + port_bytes(port) + port_there)
+            return (before is not None and not self._may_replace(before, now)) or held(port, (source,))
+
+        return self.ports.choose(source, self.stack.secret, remote + port_there, taken)
+
+    def _may_replace(self, endpoint: TcpEndpoint, now: float) -> bool:
+        """Whether a new connection may take the place of this one: RFC 6191 1, for the end that opens.
+
+        Only with timestamps, by which the peer tells the two apart, and when their clock has moved on since.
+        """
+        tcb = endpoint.connection.tcb
+        after = self.stack.config.tcp.time_wait_reuse
+        return (
+            tcb.state is State.TIME_WAIT
+            and tcb.timestamps
+            and after is not None
+            and now - tcb.timers.time_wait + tcb.config.time_wait >= after
+        )
+
+    def _replace(self, endpoint: TcpEndpoint, now: float) -> int:
+        """Ends a connection in TIME-WAIT; returns an ISN beyond everything that it sent (RFC 9293 3.4.3)."""
+        self.stack.counters["TcpExtTWRecycled"] += 1
+        endpoint.connection.forget()
+        endpoint.events_happened()
+        return self._isn_after(endpoint, now)
+
+    def _isn_after(self, endpoint: TcpEndpoint, now: float) -> int:
+        iss = initial_sequence_number(self.stack.secret, endpoint.flow, now)
+        beyond = (endpoint.connection.tcb.snd_max + TIME_WAIT_ISN_STEP) & 0xFFFFFFFF
+        return iss if (iss - beyond) & 0xFFFFFFFF < 1 << 31 else beyond
 
     def listen(self, capability: Capability, local: bytes, local_port: int, backlog: int, *, dual_stack: bool = False) -> TcpListener:
         """`local` may be unspecified; with `dual_stack` the unspecified address takes both families.
@@ -211,22 +257,29 @@ class TcpDemux:
 
     # Segments
 
-    def segment_without_flow(self, interface, flow: bytes, segment: Segment, now: float) -> DropReason:
-        """A segment to an address of ours that belongs to no connection (RFC 9293 3.10.7.1, 3.10.7.2)."""
+    def segment_without_flow(self, interface, flow: bytes, segment: Segment, now: float, before: TcpEndpoint | None = None) -> DropReason:
+        """A segment to an address of ours that belongs to no connection (RFC 9293 3.10.7.1, 3.10.7.2).
+
+        `before` is the connection in TIME-WAIT that gave way to it.
+        """
         flags = segment.flags
         local = flow[:16]
         if flags & RST or (flags & SYN and flags & FIN and self.stack.config.tcp.drop_syn_fin):
             return DropReason.NO_SOCKET
-        if not flags & ACK:
-            listener = self.ports.find(flow)
-            if listener is not None:
-                if flags & SYN:
-                    return self._syn_for(listener, interface, flow, segment, now)
+        listener = self.ports.find(flow)
+        if listener is not None:
+            if flags & ACK:
+                syn = self.cookies.restore(flow, segment, now)
+                if syn is not None:
+                    return self._cookie_returned(listener, interface, flow, syn, segment, now)
+            elif flags & SYN:
+                return self._syn_for(listener, interface, flow, segment, now, before)
+            else:
                 return DropReason.NO_SOCKET  # RFC 9293 3.10.7.2, fourth: no answer
         self._refuse(interface, flow, segment, now)
         return DropReason.NO_SOCKET
 
-    def _syn_for(self, listener: TcpListener, interface, flow: bytes, segment: Segment, now: float) -> DropReason:
+    def _syn_for(self, listener: TcpListener, interface, flow: bytes, segment: Segment, now: float, before: TcpEndpoint | None) -> DropReason:
         local, remote = flow[:16], flow[16:32]
         local_port, remote_port = int.from_bytes(flow[32:34], "big"), int.from_bytes(flow[34:36], "big")
         if not listener.capability.allows("accept", "tcp", remote, local_port):
@@ -244,7 +297,9 @@ class TcpDemux:
             queue.overflows += 1
             self.stack.counters["TcpExtTCPReqQFullDrop"] += 1
             return DropReason.QUEUE_FULL
-        endpoint = self._passive(listener, interface, flow, segment, now)
+        # RFC 9293 3.6.1: larger than what the connection before it used
+        iss = self._isn_after(before, now) if before is not None else None
+        endpoint = self._passive(listener, interface, flow, segment, now, iss)
         if endpoint is None:
             return DropReason.NOT_FOR_US
         endpoint.changed(now)

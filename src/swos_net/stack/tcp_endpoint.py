@@ -59,12 +59,12 @@ class TcpEndpoint(Endpoint):
     def ready(self) -> int:
         connection = self.connection
         mask = Ready.NONE
-        if connection.readable or connection.at_end:
+        if connection.readable_enough or connection.at_end:
             mask |= Ready.READABLE
         state = connection.state
         if state is State.CLOSED:
             mask |= Ready.WRITABLE | Ready.HANGUP
-        elif state > State.SYN_RECEIVED and connection.send_room:
+        elif state > State.SYN_RECEIVED and connection.writable:
             mask |= Ready.WRITABLE
         if connection.tcb.error and not self._error_told:
             mask |= Ready.ERROR
@@ -185,7 +185,8 @@ class TcpEndpoint(Endpoint):
         self.changed(now)
 
     def next_deadline(self) -> float | None:
-        return self.connection.next_deadline()
+        # what came of output is told at the next turn: no watcher is called while a batch is being filled
+        return 0.0 if self.connection.tcb.events else self.connection.next_deadline()
 
     def path_error(self, code: int, now: float) -> None:
         self.connection.path_error(code)

@@ -1,0 +1,50 @@
+"""The numbers of sockets: those of Linux, some of which the standard library's `socket` does not name."""
+
+from select import POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP, POLLRDNORM, POLLWRBAND, POLLWRNORM
+from socket import (
+    AF_INET,
+    AF_INET6,
+    IPPROTO_ICMP,
+    IPPROTO_ICMPV6,
+    IPPROTO_IP,
+    IPPROTO_IPV6,
+    IPPROTO_RAW,
+    IPPROTO_TCP,
+    IPPROTO_UDP,
+    MSG_CTRUNC,
+    MSG_DONTWAIT,
+    MSG_ERRQUEUE,
+    MSG_MORE,
+    MSG_NOSIGNAL,
+    MSG_OOB,
+    MSG_PEEK,
+    MSG_TRUNC,
+    MSG_WAITALL,
+    SHUT_RD,
+    SHUT_RDWR,
+    SHUT_WR,
+    SO_ERROR,
+    SOCK_CLOEXEC,
+    SOCK_DGRAM,
+    SOCK_NONBLOCK,
+    SOCK_RAW,
+    SOCK_STREAM,
+    SOL_SOCKET,
+)
+
+AF_INET, AF_INET6 = int(AF_INET), int(AF_INET6)
+SOCK_STREAM, SOCK_DGRAM, SOCK_RAW = int(SOCK_STREAM), int(SOCK_DGRAM), int(SOCK_RAW)
+SOCK_NONBLOCK, SOCK_CLOEXEC = int(SOCK_NONBLOCK), int(SOCK_CLOEXEC)
+MSG_OOB, MSG_PEEK, MSG_TRUNC, MSG_CTRUNC, MSG_MORE = int(MSG_OOB), int(MSG_PEEK), int(MSG_TRUNC), int(MSG_CTRUNC), int(MSG_MORE)
+MSG_ERRQUEUE, MSG_DONTWAIT, MSG_WAITALL, MSG_NOSIGNAL = int(MSG_ERRQUEUE), int(MSG_DONTWAIT), int(MSG_WAITALL), int(MSG_NOSIGNAL)
+
+POLL_READABLE = POLLIN | POLLRDNORM
+POLL_WRITABLE = POLLOUT | POLLWRNORM
+
+# ioctl(2) requests of linux/sockios.h and asm-generic/ioctls.h
+SIOCINQ = 0x541B  # FIONREAD
+SIOCOUTQ = 0x5411  # TIOCOUTQ
+SIOCOUTQNSD = 0x894B
+SIOCATMARK = 0x8905
+
+__all__ = [name for name in dir() if name.isupper()]
