@@ -1,7 +1,16 @@
-"""Serving a stack inside an asyncio loop: the loop itself waits for the device; no thread, no lock."""
+"""asyncio on a stack: an event loop for programs that know nothing of it, a runner for those that bring their own loop.
 
+Read first: entry.py.
+"""
+
+from swos_net.asyncio.driver import LoopDriver
+from swos_net.asyncio.entry import event_loop_policy, loop_factory, new_event_loop, run
+from swos_net.asyncio.loop import SwosEventLoop
 from swos_net.asyncio.runner import StackRunner
 from swos_net.asyncio.server import Server
 from swos_net.asyncio.transports import DatagramTransport, StreamTransport
 
-__all__ = ["DatagramTransport", "Server", "StackRunner", "StreamTransport"]
+__all__ = [
+    "DatagramTransport", "LoopDriver", "Server", "StackRunner", "StreamTransport", "SwosEventLoop", "event_loop_policy",
+    "loop_factory", "new_event_loop", "run",
+]  # fmt: skip

@@ -1,15 +1,25 @@
-"""Runs a `Poller` in the current asyncio loop and makes transports, servers and streams on its stack."""
+"""Runs a `Poller` in any asyncio loop, and makes transports, servers and streams on its stack.
+
+For programs whose loop is not ours.  A `SwosEventLoop` serves a stack with less to do, and programs need not know of it.
+"""
 
 import asyncio
+import errno
+import socket as stdlib
+import weakref
+from _thread import get_ident
 from collections.abc import Callable
 from typing import Any
 
-from swos_net.address import UNSPECIFIED4, UNSPECIFIED6, parse_address
+from swos_net.asyncio.deliveries import Deliveries
+from swos_net.asyncio.driver import LoopDriver
 from swos_net.asyncio.server import Server
+from swos_net.asyncio.socket_calls import connect
 from swos_net.asyncio.transports import DatagramTransport, StreamTransport
 from swos_net.capability import Capability
+from swos_net.errors import os_error
 from swos_net.runtime.poll import Poller
-from swos_net.stack.endpoint import Ready
+from swos_net.socket.core import SocketCore
 
 
 class StackRunner:
@@ -18,15 +28,22 @@ class StackRunner:
     The descriptors of the devices are readers of the loop, one timer follows the stack's deadline.
     """
 
+    asleep = False  # nobody can tell: other threads that wait look after the stack when this has done nothing for a while
+
     def __init__(self, poller: Poller):
         self.poller = poller
         self.stack = poller.stack
+        self.driver = LoopDriver.of(poller)
         self.loop: asyncio.AbstractEventLoop | None = None
+        self.deliveries = Deliveries(self._wants_run)
         self._timer: asyncio.TimerHandle | None = None
         self._scheduled = False
-        self._polling = False
+        self._running = False
         self._writers: set[int] = set()
         self._stopped = False
+        self.turns = 0
+        self._thread = 0
+        self._transports: weakref.WeakSet[Any] = weakref.WeakSet()
 
     async def __aenter__(self) -> "StackRunner":
         self.start()
@@ -40,8 +57,11 @@ class StackRunner:
     def start(self) -> None:
         """Begins to serve; needs a running loop."""
         self.loop = asyncio.get_running_loop()
+        self.driver.clock = self.loop.time
+        self._thread = get_ident()
+        self.driver.begin(self)
+        self.poller.watch_output(self._wants_run)
         for port in self.poller.ports:
-            port.interface.wants_output = self._wants_output
             self.loop.add_reader(port.device.fileno(), self._run)
         self._run()
 
@@ -49,21 +69,24 @@ class StackRunner:
         """Sends what is ready, ends what is still open with ENETDOWN and closes the devices; idempotent."""
         if self._stopped or self.loop is None:
             return
-        self.poller.flush(self.loop.time())
-        self.poller.failed(self.loop.time())
-        self._close()
+        self._leave_loop()
+        self.driver.stop()
+        self.driver.end(self)
+        if self.deliveries.waiting:
+            self.loop.call_soon(self.deliveries.run)
+        for transport in list(self._transports):
+            transport._force_close(os_error(errno.ENETDOWN, f"{self.stack.name} is no longer served"))
 
-    def _close(self) -> None:
+    def _leave_loop(self) -> None:
         self._stopped = True
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
+        self.poller.watch_output(None)
         for port in self.poller.ports:
-            port.interface.wants_output = None
             self.loop.remove_reader(port.device.fileno())
             if port.device.fileno() in self._writers:
                 self.loop.remove_writer(port.device.fileno())
-            port.device.close()
 
     async def drain(self, timeout: float) -> bool:
         """Waits until closed connections have delivered what was sent; False when `timeout` seconds were not enough.
@@ -71,7 +94,7 @@ class StackRunner:
         Transports that are still open are not waited for.
         """
         deadline = self.loop.time() + timeout
-        while any(flow.connection.delivering for flow in self.stack.tcp.flows.values()):
+        while self.driver.delivering:
             if self.loop.time() >= deadline:
                 return False
             await asyncio.sleep(0.01)
@@ -81,38 +104,53 @@ class StackRunner:
         """The stack's `now`."""
         return self.loop.time()
 
-    def _device_failed(self, error: OSError) -> None:
-        """A device is gone for good: everybody hears of it, once."""
-        self.poller.failed(self.loop.time())
-        self._close()
-        self.loop.call_exception_handler({"message": f"{self.stack.name} is no longer served: {error}", "exception": error})
+    # As the driver's loop
 
-    def _wants_output(self) -> None:
-        if not self._scheduled and not self._polling:
+    def wake(self) -> None:
+        self.loop.call_soon_threadsafe(self._run)
+
+    def stack_entered(self, due: float | None) -> None:
+        if due is not None and (self._timer is None or due < self._timer.when()):
+            self.wake()
+
+    def device_failed(self, driver: LoopDriver, error: OSError) -> None:
+        self.stop()
+        message = f"{self.stack.name} is no longer served: {error}"
+        self.loop.call_exception_handler({"message": message, "exception": error})
+
+    def _wants_run(self) -> None:
+        if not self._scheduled and not self._running:
             self._scheduled = True
-            self.loop.call_soon(self._run_scheduled)
+            if get_ident() == self._thread:
+                self.loop.call_soon(self._run_scheduled)
+            else:
+                self.loop.call_soon_threadsafe(self._run_scheduled)
 
     def _run_scheduled(self) -> None:
         self._scheduled = False
         self._run()
 
     def _run(self) -> None:
+        """What came in, what is due; then the callbacks, and what they sent."""
         if self._stopped:
             return
-        self._polling = True
+        self.turns += 1
+        self._running = True
         try:
-            more = self.poller.poll(self.loop.time())
-        except OSError as error:
-            self._device_failed(error)
-            return
+            self.driver.poll(self.loop.time())
+            if self.deliveries.waiting:
+                self.deliveries.run()
+            if self._stopped:
+                return
+            due = self.driver.flush(self.loop.time())
         finally:
-            self._polling = False
-        if more:
-            self._wants_output()
+            self._running = False
+            if self.deliveries.waiting:
+                self._wants_run()
         for port in self.poller.ports:
             if port.device.wants_write:
                 self._follow_writability(port)
-        self._arm_timer()
+        self._arm_timer(due)
 
     def _follow_writability(self, port: Any) -> None:
         descriptor = port.device.fileno()
@@ -127,16 +165,15 @@ class StackRunner:
         port.blocked = False
         self._run()
 
-    def _arm_timer(self) -> None:
-        deadline = self.poller.next_deadline()
+    def _arm_timer(self, due: float | None) -> None:
         timer = self._timer
         if timer is not None:
-            if deadline is not None and timer.when() <= deadline:
+            if due is not None and timer.when() <= due:
                 return  # early is harmless: the poll finds nothing due and arms the timer again
             timer.cancel()
             self._timer = None
-        if deadline is not None:
-            self._timer = self.loop.call_at(deadline, self._run_timer)
+        if due is not None:
+            self._timer = self.loop.call_at(due, self._run_timer)
 
     def _run_timer(self) -> None:
         self._timer = None
@@ -147,55 +184,80 @@ class StackRunner:
     async def create_server(self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str | None, port: int, *,
                             capability: Capability, backlog: int = 128) -> Server:  # fmt: skip
         """A listening server; `host` None takes every address of both families.  OSError as bind and listen give."""
-        address = UNSPECIFIED6 if host is None else parse_address(host)
-        listener = self.stack.tcp_listen(capability, address, port, backlog, dual_stack=host is None)
-        return Server(self, listener, protocol_factory)
+        cores: list[SocketCore] = []
+        try:
+            for family, address in [_family(host)] if host is not None else [(stdlib.AF_INET6, "::"), (stdlib.AF_INET, "0.0.0.0")]:
+                with self.driver.entered() as now:
+                    core = self._socket(capability, family, stdlib.SOCK_STREAM)
+                    cores.append(core)
+                    core.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_REUSEADDR, 1, None, now)
+                    core.bind((address, port), now)
+                    core.listen(backlog, now)
+                    port = core.getsockname()[1]
+        except BaseException:
+            with self.driver.entered() as now:
+                for core in cores:
+                    core.close(now)
+            raise
+        return Server(self, cores, protocol_factory, backlog)
 
     async def create_connection(self, protocol_factory: Callable[[], asyncio.BaseProtocol], host: str, port: int, *,
                                 capability: Capability, local_addr: tuple[str, int] | None = None):  # fmt: skip
         """(transport, protocol) of a connection to an address; OSError as connect gives."""
-        local = parse_address(local_addr[0]) if local_addr else None
-        endpoint = self.stack.tcp_connect(capability, parse_address(host), port, self.time(), local=local,
-                                          local_port=local_addr[1] if local_addr else 0)  # fmt: skip
-        done = self.loop.create_future()
-
-        def changed(mask: int) -> None:
-            if mask & (Ready.WRITABLE | Ready.ERROR) and not done.done():
-                done.set_result(None)
-
-        endpoint.watch(changed)
+        with self.driver.entered():
+            core = self._socket(capability, _family(host)[0], stdlib.SOCK_STREAM)
         try:
-            await done
-        except asyncio.CancelledError:
-            endpoint.abort(self.time())
+            if local_addr is not None:
+                with self.driver.entered() as now:
+                    core.bind(local_addr, now)
+            await connect(self.loop, self.deliveries, core, (host, port))
+        except BaseException:
+            with self.driver.lock:
+                core.close(self.time())
             raise
-        finally:
-            endpoint.unwatch(changed)
-        endpoint.raise_error()
         protocol = protocol_factory()
-        transport = StreamTransport(self, endpoint, protocol)
-        transport.start()
+        ready = self.loop.create_future()
+        transport = self.make_stream(core, protocol, ready)
+        await ready
         return transport, protocol
 
     async def create_datagram_endpoint(self, protocol_factory: Callable[[], asyncio.DatagramProtocol],
                                        local_addr: tuple[str | None, int] | None = None,
                                        remote_addr: tuple[str, int] | None = None, *, capability: Capability):  # fmt: skip
-        """(transport, protocol) of a bound or connected UDP endpoint."""
+        """(transport, protocol) of a bound or connected UDP endpoint; without any address it speaks both families."""
         host, port = local_addr or (None, 0)
-        dual_stack = host is None and remote_addr is None
-        if host is not None:
-            address = parse_address(host)
-        elif remote_addr is not None:
-            address = UNSPECIFIED6 if ":" in remote_addr[0] else UNSPECIFIED4
-        else:
-            address = UNSPECIFIED6
-        endpoint = self.stack.udp_open(capability, address, port, dual_stack=dual_stack)
-        if remote_addr is not None:
-            endpoint.connect(parse_address(remote_addr[0]), remote_addr[1])
+        known = host if host is not None else remote_addr[0] if remote_addr is not None else None
+        family = stdlib.AF_INET6 if known is None else _family(known)[0]
+        with self.driver.entered() as now:
+            core = self._socket(capability, family, stdlib.SOCK_DGRAM, both=known is None)
+            try:
+                if local_addr is not None:
+                    core.bind((host or "", port), now)
+                if remote_addr is not None:
+                    core.connect(remote_addr, now)
+            except BaseException:
+                core.close(now)
+                raise
         protocol = protocol_factory()
-        transport = DatagramTransport(self, endpoint, protocol)
-        transport.start()
+        ready = self.loop.create_future()
+        address = None if remote_addr is None else core.getpeername()
+        transport = DatagramTransport(self.loop, self.deliveries, core, protocol, address, ready)
+        self._transports.add(transport)
+        await ready
         return transport, protocol
+
+    def make_stream(self, core: SocketCore, protocol: asyncio.BaseProtocol, waiter: asyncio.Future | None = None,
+                    extra: dict[str, Any] | None = None) -> StreamTransport:  # fmt: skip
+        """A transport on a connected socket."""
+        transport = StreamTransport(self.loop, self.deliveries, core, protocol, waiter, extra)
+        self._transports.add(transport)
+        return transport
+
+    def _socket(self, capability: Capability, family: int, type: int, *, both: bool = False) -> SocketCore:
+        core = SocketCore(self.stack, capability, family, type)
+        if family == stdlib.AF_INET6 and not both:
+            core.setsockopt(stdlib.IPPROTO_IPV6, stdlib.IPV6_V6ONLY, 1, None, self.time())
+        return core
 
     async def start_server(self, client_connected, host: str | None, port: int, *, capability: Capability, limit: int = 1 << 16) -> Server:
         """As asyncio.start_server: `client_connected(reader, writer)` for every connection."""
@@ -211,3 +273,7 @@ class StackRunner:
         protocol = asyncio.StreamReaderProtocol(reader, loop=self.loop)
         transport, _ = await self.create_connection(lambda: protocol, host, port, capability=capability)
         return reader, asyncio.StreamWriter(transport, protocol, reader, self.loop)
+
+
+def _family(host: str) -> tuple[int, str]:
+    return (stdlib.AF_INET6 if ":" in host else stdlib.AF_INET), host

@@ -1,52 +1,53 @@
-"""`asyncio.AbstractServer` over a TCP listener."""
+"""`asyncio.AbstractServer` of a `StackRunner`; `SwosEventLoop` makes asyncio's own `Server`."""
 
 import asyncio
+from collections.abc import Callable, Sequence
+from typing import Any
 
-from swos_net.address import format_address
-from swos_net.asyncio.transports import StreamTransport
+from swos_net.asyncio.acceptor import Acceptor
+from swos_net.socket.core import SocketCore
 
 
 class Server(asyncio.AbstractServer):
     """Accepts for as long as it is open; made by `StackRunner.create_server`."""
 
-    def __init__(self, runner, listener, protocol_factory):
+    def __init__(self, runner: Any, cores: Sequence[SocketCore], protocol_factory: Callable[[], asyncio.BaseProtocol], backlog: int):
         self._runner = runner
-        self._listener = listener
+        self._cores = list(cores)
         self._protocol_factory = protocol_factory
         self._serving_forever: asyncio.Future | None = None
         self._closed = runner.loop.create_future()
-        listener.watch(self._ready)
-        self._ready(0)
+        self._acceptors = [Acceptor(runner.loop, runner.deliveries, core, backlog, self._accepted) for core in cores]
 
     @property
-    def sockname(self) -> tuple[str, int]:
-        """(address, port) listened on."""
-        return format_address(self._listener.local), self._listener.local_port
+    def sockname(self) -> tuple:
+        """(address, port) listened on, the first of them."""
+        return self._cores[0].getsockname()
 
-    def _ready(self, mask: int) -> None:
-        while self._listener is not None and (endpoint := self._listener.accept()) is not None:
-            try:
-                transport = StreamTransport(self._runner, endpoint, self._protocol_factory())
-            except Exception as error:
-                endpoint.abort(self._runner.time())
-                context = {"message": "protocol factory failed for an accepted connection", "exception": error}
-                self._runner.loop.call_exception_handler(context)
-                continue
-            transport.start()
+    def _accepted(self, core: SocketCore, address: Any) -> None:
+        runner = self._runner
+        try:
+            runner.make_stream(core, self._protocol_factory(), extra={"peername": address})
+        except Exception as error:
+            with runner.driver.lock:
+                core.close(runner.time())
+            context = {"message": "protocol factory failed for an accepted connection", "exception": error}
+            runner.loop.call_exception_handler(context)
 
     def close(self) -> None:
         """Stops listening; accepted connections live on."""
-        if self._listener is None:
+        if self._closed.done():
             return
-        listener, self._listener = self._listener, None
-        listener.close(self._runner.time())
-        if not self._closed.done():
-            self._closed.set_result(None)
+        for acceptor, core in zip(self._acceptors, self._cores):
+            acceptor.stop()
+            with self._runner.driver.lock:
+                core.close(self._runner.time())
+        self._closed.set_result(None)
         if self._serving_forever is not None and not self._serving_forever.done():
             self._serving_forever.cancel()
 
     def is_serving(self) -> bool:
-        return self._listener is not None
+        return not self._closed.done()
 
     def get_loop(self) -> asyncio.AbstractEventLoop:
         return self._runner.loop

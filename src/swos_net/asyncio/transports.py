@@ -1,385 +1,595 @@
-"""asyncio transports directly on endpoints: what a socket and a selector do elsewhere is a watcher here.
+"""asyncio transports on stack sockets: what a descriptor and a selector do elsewhere is a watcher here.
 
-Callbacks of the protocol run inside the stack's poll; whatever they queue goes out at the end of the same poll.
+Read first: deliveries.py, socket/core.py.  They behave as asyncio's own on a kernel socket do, in what they call, when,
+and in which context; on top of that a stream has `write_file`.
 """
 
 import asyncio
-import errno
+import contextvars
+import itertools
+import select
+import socket as stdlib
+import sys
+import warnings
+from asyncio import constants, futures
+from asyncio.log import logger
+from asyncio.transports import _FlowControlMixin
 from collections import deque
+from typing import Any
 
-from swos_net.address import format_address, parse_address
-from swos_net.errors import os_error
-from swos_net.stack.endpoint import Ready
-from swos_net.stack.tcp_endpoint import TcpEndpoint
-from swos_net.stack.udp_endpoint import UdpEndpoint
+from swos_net.asyncio.deliveries import Deliveries
+from swos_net.socket.core import SocketCore
+from swos_net.socket.lowlevel import wrap
 
-READ_BYTES = 262144
-HIGH_WATER = 65536
-
-
-class _WriteFlowControl:
-    """pause_writing and resume_writing by the limits of asyncio's transports, and the end at once."""
-
-    _protocol: asyncio.BaseProtocol
-
-    def _init_limits(self) -> None:
-        self._writing_paused = False
-        self.set_write_buffer_limits()
-
-    def set_write_buffer_limits(self, high: int | None = None, low: int | None = None) -> None:
-        if high is None:
-            high = HIGH_WATER if low is None else 4 * low
-        if low is None:
-            low = high // 4
-        if not high >= low >= 0:
-            raise ValueError(f"high ({high!r}) must be >= low ({low!r}) must be >= 0")
-        self._high_water, self._low_water = high, low
-
-    def get_write_buffer_limits(self) -> tuple[int, int]:
-        return self._low_water, self._high_water
-
-    def get_write_buffer_size(self) -> int:
-        return self._unsent_bytes
-
-    def _pause_protocol(self) -> None:
-        if not self._writing_paused:
-            self._writing_paused = True
-            self._guarded("pause_writing", self._protocol.pause_writing)
-
-    def _resume_protocol(self) -> None:
-        if self._writing_paused:
-            self._writing_paused = False
-            self._guarded("resume_writing", self._protocol.resume_writing)
-
-    def abort(self) -> None:
-        """The end at once; what was not sent is dropped."""
-        self._force_close(None)
-
-    def _force_close(self, error: BaseException | None) -> None:
-        if self._lost:
-            return
-        self._lost = self._closing = True
-        self._unsent.clear()
-        self._unsent_bytes = 0
-        self._let_go(self._runner.loop.time())
-        self._runner.loop.call_soon(self._protocol.connection_lost, error)
-
-    def _let_go(self, now: float) -> None:
-        """Ends the endpoint, each kind in its way."""
-        raise NotImplementedError
-
-    def _guarded(self, name: str, call, *arguments):
-        """A protocol's mistake ends its own connection, not the poll."""
-        try:
-            return call(*arguments)
-        except (SystemExit, KeyboardInterrupt):
-            raise
-        except BaseException as error:
-            self._runner.loop.call_exception_handler(
-                {"message": f"Fatal error: protocol.{name}() call failed.", "exception": error, "transport": self,
-                 "protocol": self._protocol}  # fmt: skip
-            )
-            self._force_close(error)
-            return None
+READ_EVENTS = select.POLLIN | select.POLLRDHUP | select.POLLERR | select.POLLHUP
+WRITE_EVENTS = select.POLLOUT | select.POLLERR | select.POLLHUP
+DATAGRAMS_PER_TURN = 16  # then others get theirs
+DATAGRAM_OVERHEAD = 8 if sys.version_info >= (3, 13) else 0  # what asyncio counts for a datagram besides its bytes
+_CLIENTS_BY_TRANSPORT = sys.version_info >= (3, 13)  # what a server is told: the transport, or only that there is one
 
 
-class StreamTransport(_WriteFlowControl, asyncio.Transport):
-    """One TCP connection.  Besides asyncio's interface there is `write_file`."""
+class _CoreTransport(_FlowControlMixin):
+    """What streams and datagrams have in common.  A sink (see deliveries.py) besides."""
 
-    def __init__(self, runner, endpoint: TcpEndpoint, protocol: asyncio.BaseProtocol):
-        super().__init__()
-        self._runner = runner
-        self._endpoint = endpoint
+    max_size = 256 * 1024  # bytes of one read
+    _core: SocketCore | None = None  # for __del__, should the constructor fail
+    _at_end = False  # nothing more will be read
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliveries: Deliveries, core: SocketCore, protocol: asyncio.BaseProtocol,
+                 waiter: asyncio.Future | None, extra: dict[str, Any] | None, server: Any, sock: Any):  # fmt: skip
+        """`sock` is the socket object that owns the core, if there is one already; `server` has `_attach`, `_detach`."""
+        super().__init__(extra, loop)
+        if sock is not None:
+            self._extra["socket"] = asyncio.trsock.TransportSocket(sock)
+        if "peername" not in self._extra:
+            try:
+                self._extra["peername"] = core.getpeername()
+            except OSError:
+                self._extra["peername"] = None
+        self._sock = sock
+        self._core = core
+        self._lock = core.stack.driver.lock  # for every call of the core
+        self._deliveries = deliveries
+        self.context = contextvars.copy_context()
+        self.queued = False
+        self.pending = 0
         self._protocol = protocol
-        self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
-        self._unsent: deque[memoryview] = deque()  # what the send ring had no room for
-        self._unsent_bytes = 0
-        self._reading = True
-        self._eof_received = False
-        self._eof_wanted = False
+        self._buffer: deque[Any] = deque()
+        self._buffer_size = 0
+        self._conn_lost = 0
         self._closing = False
-        self._lost = False
-        self._started = False
-        self._init_limits()
-        # RFC 9293 3.7.4 with asyncio's own choice: protocols write whole messages
-        endpoint.connection.tcb.nodelay = True
-
-    def start(self) -> None:
-        """Tells the protocol and begins to read."""
-        self._started = True
-        self._endpoint.watch(self._ready)
-        self._guarded("connection_made", self._protocol.connection_made, self)
-        if not self._lost:
-            self._ready(self._endpoint.ready())
+        self._paused = False
+        self._watching = False
+        self._server = server
+        if server is not None:
+            server._attach(*(self,) * _CLIENTS_BY_TRANSPORT)
+        self.set_protocol(protocol)
+        loop.call_soon(self._protocol.connection_made, self)
+        if waiter is not None:
+            # whoever waits goes on before the first data is delivered
+            loop.call_soon(futures._set_result_unless_cancelled, waiter, None)
+        loop.call_soon(self._start)
 
     def __repr__(self) -> str:
-        remote = self._endpoint.stack.describe(self._endpoint.remote, self._endpoint.remote_port)
-        return f"<StreamTransport {remote} {self._endpoint.connection.state.name}>"
+        state = "closed" if self._core is None else "closing" if self._closing else "open"
+        reading = "polling" if self._core is not None and self._watching and self.is_reading() else "idle"
+        writing = "polling" if self._buffer else "idle"
+        return (f"<{type(self).__name__} {state} {self.get_extra_info('sockname')} > {self._extra.get('peername')} "
+                f"read={reading} write=<{writing}, bufsize={self._buffer_size}>>")  # fmt: skip
 
-    def get_extra_info(self, name: str, default=None):
-        endpoint = self._endpoint
-        if name == "peername":
-            return format_address(endpoint.remote), endpoint.remote_port
-        if name == "sockname":
-            return format_address(endpoint.local), endpoint.local_port
-        if name == "capability":
-            return endpoint.capability
-        return default
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        if name not in self._extra and self._core is not None:
+            if name == "sockname":
+                with self._lock:
+                    self._extra[name] = self._core.getsockname()
+            elif name == "socket":
+                self._sock = wrap(self._core)
+                self._extra[name] = asyncio.trsock.TransportSocket(self._sock)
+            elif name == "capability":
+                return self._core.capability
+        return self._extra.get(name, default)
 
-    # Readiness
+    # From the stack
 
-    def _ready(self, mask: int) -> None:
-        if self._lost:
+    def _start(self) -> None:
+        if self._core is None or self._watching:
             return
-        if mask & Ready.READABLE and self._reading and not self._eof_received:
-            self._read()
-        if mask & Ready.WRITABLE and not self._lost:
-            self._write_more()
-        if mask & Ready.ERROR and not self._lost:
-            error = self._endpoint.take_error()
-            if error:
-                self._force_close(os_error(error, repr(self)))
+        self._watching = True
+        with self._lock:
+            self._core.watch(self._changed)
+            self._look()
 
-    def _read(self) -> None:
-        endpoint, protocol = self._endpoint, self._protocol
-        now = self._runner.loop.time()
-        while self._reading and not self._lost and not self._closing:
-            if not endpoint.connection.readable:
-                break
-            if self._buffered:
-                buffer = self._guarded("get_buffer", protocol.get_buffer, -1)
-                if buffer is None:
-                    return
-                if not len(buffer):
-                    self._force_close(RuntimeError("get_buffer() returned an empty buffer"))
-                    return
-                taken = endpoint.receive_into(buffer, now)
-                self._guarded("buffer_updated", protocol.buffer_updated, taken)
-            else:
-                self._guarded("data_received", protocol.data_received, endpoint.receive(READ_BYTES, now))
-            protocol = self._protocol
-        if self._reading and not self._lost and not self._closing and not self._eof_received:
-            connection = endpoint.connection
-            if connection.at_end and not connection.tcb.error:
-                self._eof_received = True
-                if not self._guarded("eof_received", protocol.eof_received):
-                    self.close()
+    def _changed(self, mask: int) -> None:
+        """Inside the stack."""
+        self.pending |= mask
+        self._deliveries.add(self)
 
-    def is_reading(self) -> bool:
-        return self._reading and not self._closing
+    def _look(self) -> None:
+        """Something may have become possible without the stack saying so."""
+        with self._lock:
+            mask = self._core.poll()
+            if mask:
+                self._changed(mask)
 
-    def pause_reading(self) -> None:
-        self._reading = False
+    def deliver(self) -> None:
+        """In the loop."""
+        with self._lock:
+            pending, self.pending = self.pending, 0
+        if pending & READ_EVENTS and not self._paused and not self._closing:
+            try:
+                self._read_ready()
+            finally:
+                if not (self._paused or self._closing or self._at_end):
+                    with self._lock:
+                        mask = self._core.poll() & READ_EVENTS
+                        if mask:
+                            self._changed(mask)  # the next turn; others come first
+        if pending & WRITE_EVENTS and self._core is not None:
+            self._write_ready()
 
-    def resume_reading(self) -> None:
-        if self._closing or self._reading:
-            return
-        self._reading = True
-        self._runner.loop.call_soon(self._ready, Ready.READABLE)
+    def _read_ready(self) -> None:
+        raise NotImplementedError
+
+    def _write_ready(self) -> None:
+        raise NotImplementedError
+
+    # asyncio's interface
 
     def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
         self._protocol = protocol
-        self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
-        if self._started and self._endpoint.connection.readable:
-            self._runner.loop.call_soon(self._ready, Ready.READABLE)
 
     def get_protocol(self) -> asyncio.BaseProtocol:
         return self._protocol
 
-    # Writing
-
-    def write(self, data) -> None:
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
-        if self._eof_wanted:
-            raise RuntimeError("Cannot call write() after write_eof()")
-        if isinstance(data, memoryview) and data.itemsize != 1:
-            data = data.cast("B")
-        if not data or self._lost or self._closing and not self._unsent and self._endpoint.connection.tcb.fin_wanted:
-            return
-        taken = 0
-        if not self._unsent:
-            try:
-                taken = self._endpoint.send(data, self._runner.loop.time())
-            except OSError as error:
-                self._force_close(error)
-                return
-        if taken < len(data):
-            # bytes cannot change under us; anything else is copied
-            rest = memoryview(data if isinstance(data, bytes) else bytes(data))[taken:]
-            self._unsent.append(rest)
-            self._unsent_bytes += len(rest)
-            if self._unsent_bytes > self._high_water:
-                self._pause_protocol()
-
-    def writelines(self, list_of_data) -> None:
-        self.write(b"".join(list_of_data))
-
-    def write_file(self, descriptor: int, offset: int, count: int) -> int:
-        """Moves file bytes straight into the send queue; returns how many fitted.
-
-        Fewer than asked for: the protocol was paused, `resume_writing` says when to go on.  0 as well when earlier
-        data still waits or the file has ended.
-        """
-        if self._lost or self._closing:
-            raise os_error(errno.EPIPE, "the transport is closing")
-        if self._unsent:
-            self._pause_protocol()
-            return 0
-        room = self._endpoint.connection.send_room
-        taken = self._endpoint.send_file(descriptor, offset, min(count, room), self._runner.loop.time()) if room else 0
-        if taken < count and room <= taken:
-            self._endpoint.connection.tcb.was_full = True
-            self._pause_protocol()
-        return taken
-
-    def _write_more(self) -> None:
-        endpoint = self._endpoint
-        now = self._runner.loop.time()
-        while self._unsent:
-            data = self._unsent[0]
-            try:
-                taken = endpoint.send(data, now)
-            except OSError as error:
-                self._force_close(error)
-                return
-            self._unsent_bytes -= taken
-            if taken < len(data):
-                self._unsent[0] = data[taken:]
-                break
-            self._unsent.popleft()
-        if self._unsent_bytes <= self._low_water and endpoint.connection.send_room:
-            self._resume_protocol()
-        if not self._unsent and not self._lost:
-            if self._closing:
-                self._finish()
-            elif self._eof_wanted:
-                self._shutdown_send()
-
-    def can_write_eof(self) -> bool:
-        return True
-
-    def write_eof(self) -> None:
-        if self._eof_wanted or self._closing:
-            return
-        self._eof_wanted = True
-        if not self._unsent:
-            self._shutdown_send()
-
-    def _shutdown_send(self) -> None:
-        if not self._endpoint.connection.tcb.fin_wanted:
-            try:
-                self._endpoint.shutdown_send(self._runner.loop.time())
-            except OSError as error:
-                self._force_close(error)
-
-    # The end
-
     def is_closing(self) -> bool:
         return self._closing
+
+    def is_reading(self) -> bool:
+        return not self._closing and not self._paused
+
+    def pause_reading(self) -> None:
+        if self.is_reading():
+            self._paused = True
+            if self._loop.get_debug():
+                logger.debug("%r pauses reading", self)
+
+    def resume_reading(self) -> None:
+        if self._closing or not self._paused:
+            return
+        self._paused = False
+        if self._watching:
+            self._look()
+        if self._loop.get_debug():
+            logger.debug("%r resumes reading", self)
+
+    def get_write_buffer_size(self) -> int:
+        return self._buffer_size
+
+    def abort(self) -> None:
+        self._force_close(None)
 
     def close(self) -> None:
         """What was written still goes out."""
         if self._closing:
             return
         self._closing = True
-        if not self._unsent:
-            self._finish()
+        if not self._buffer:
+            self._conn_lost += 1
+            self._loop.call_soon(self._call_connection_lost, None)
 
-    def _finish(self) -> None:
-        if self._lost:
-            return
-        self._lost = True
-        self._endpoint.close(self._runner.loop.time())
-        self._runner.loop.call_soon(self._protocol.connection_lost, None)
+    def __del__(self, _warn=warnings.warn) -> None:
+        if self._core is not None:
+            _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
+            self._core.stack.driver.abandon(self._core)
+            if self._server is not None:
+                self._server._detach(*(self,) * _CLIENTS_BY_TRANSPORT)
 
-    def _let_go(self, now: float) -> None:
-        self._endpoint.abort(now)
-        self._endpoint.unwatch(self._ready)
+    # The end
 
-
-class DatagramTransport(_WriteFlowControl, asyncio.DatagramTransport):
-    """One UDP endpoint."""
-
-    def __init__(self, runner, endpoint: UdpEndpoint, protocol: asyncio.DatagramProtocol):
-        super().__init__()
-        self._runner = runner
-        self._endpoint = endpoint
-        self._protocol = protocol
-        self._unsent: deque[tuple[bytes, bytes, int]] = deque()
-        self._unsent_bytes = 0
-        self._closing = False
-        self._lost = False
-        self._init_limits()
-
-    def start(self) -> None:
-        self._endpoint.watch(self._ready)
-        self._guarded("connection_made", self._protocol.connection_made, self)
-        self._ready(self._endpoint.ready())
-
-    def get_extra_info(self, name: str, default=None):
-        endpoint = self._endpoint
-        if name == "sockname":
-            return format_address(endpoint.local), endpoint.local_port
-        if name == "peername" and endpoint.remote is not None:
-            return format_address(endpoint.remote), endpoint.remote_port
-        return default
-
-    def _ready(self, mask: int) -> None:
-        while not self._lost and not self._closing:
-            try:
-                datagram = self._endpoint.receive()
-            except OSError as error:
-                self._guarded("error_received", self._protocol.error_received, error)
-                continue
-            if datagram is None:
-                break
-            address = (format_address(datagram.remote), datagram.remote_port)
-            self._guarded("datagram_received", self._protocol.datagram_received, datagram.payload, address)
-        if mask & Ready.WRITABLE and self._unsent:
-            self._send_more()
-
-    def sendto(self, data, addr: tuple[str, int] | None = None) -> None:
-        endpoint = self._endpoint
-        if self._closing:
-            return
-        if addr is None:
-            if endpoint.remote is None:
-                raise ValueError("sendto() needs an address on an unconnected endpoint")
-            remote, port = endpoint.remote, endpoint.remote_port
+    def _fatal_error(self, error: BaseException, message: str = "Fatal error on transport") -> None:
+        if isinstance(error, OSError):
+            if self._loop.get_debug():
+                logger.debug("%r: %s", self, message, exc_info=True)
         else:
-            remote, port = parse_address(addr[0]), addr[1]
-            if endpoint.remote is not None and (remote, port) != (endpoint.remote, endpoint.remote_port):
-                raise ValueError(f"Invalid address: must be None or {self.get_extra_info('peername')}")
-        self._unsent.append((bytes(data), remote, port))
-        self._unsent_bytes += len(data)
-        self._send_more()
-        if self._unsent_bytes > self._high_water:
-            self._pause_protocol()
+            self._loop.call_exception_handler(
+                {"message": message, "exception": error, "transport": self, "protocol": self._protocol}
+            )
+        self._force_close(error)
 
-    def _send_more(self) -> None:
-        now = self._runner.loop.time()
-        while self._unsent:
-            data, remote, port = self._unsent[0]
+    def _force_close(self, error: BaseException | None) -> None:
+        """The end at once; what was not sent is dropped."""
+        if self._conn_lost:
+            return
+        self._buffer.clear()
+        self._buffer_size = 0
+        self._closing = True
+        self._conn_lost += 1
+        self._loop.call_soon(self._call_connection_lost, error)
+
+    def _call_connection_lost(self, error: BaseException | None) -> None:
+        try:
+            self._protocol.connection_lost(error)
+        finally:
+            self._let_go()
+            self._protocol = None
+            self._loop = None
+            server, self._server = self._server, None
+            if server is not None:
+                server._detach(*(self,) * _CLIENTS_BY_TRANSPORT)
+
+    def _let_go(self) -> None:
+        core, self._core = self._core, None
+        with self._lock:
+            if "sockname" not in self._extra:
+                self._extra["sockname"] = core.getsockname()
+            core.unwatch(self._changed)
+            if self._sock is None:
+                core.close(self._loop.time())
+        if self._sock is not None:
+            self._sock.close()
+
+    def _abandon(self) -> None:
+        """The loop is closed: the stack refers to this transport no more."""
+        if self._core is not None:
+            with self._lock:
+                self._core.unwatch(self._changed)
+            self._watching = False
+
+
+class StreamTransport(_CoreTransport):
+    """One TCP connection."""
+
+    _start_tls_compatible = True
+    _sendfile_compatible = constants._SendfileMode.TRY_NATIVE
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliveries: Deliveries, core: SocketCore, protocol: asyncio.BaseProtocol,
+                 waiter: asyncio.Future | None = None, extra: dict[str, Any] | None = None, server: Any = None,
+                 sock: Any = None):  # fmt: skip
+        self._buffered = False
+        self._eof = False  # after what is buffered the sending side is shut
+        self._wants_room = False
+        self._empty_waiter: asyncio.Future | None = None
+        super().__init__(loop, deliveries, core, protocol, waiter, extra, server, sock)
+        # asyncio's own choice: protocols write whole messages
+        with self._lock:
+            core.setsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_NODELAY, 1, None, loop.time())
+
+    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
+        self._buffered = isinstance(protocol, asyncio.BufferedProtocol)
+        super().set_protocol(protocol)
+
+    # Reading
+
+    def _read_ready(self) -> None:
+        if self._conn_lost or self._at_end:
+            return
+        taken = self._read_into_buffer() if self._buffered else self._read_bytes()
+        if taken is None:
+            return
+        if not taken:
+            self._end_of_stream()
+
+    def _read_bytes(self) -> int | None:
+        """How many bytes the protocol got, 0 at the end of the stream, None for nothing now or a failure."""
+        try:
+            with self._lock:
+                data = self._core.receive(self.max_size, 0, self._loop.time())
+        except BlockingIOError:
+            return None
+        except OSError as error:
+            self._fatal_error(error, "Fatal read error on socket transport")
+            return None
+        if data:
             try:
-                if not self._endpoint.send_to(data, remote, port, now) and data:
-                    return
+                self._protocol.data_received(data)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self._fatal_error(error, "Fatal error: protocol.data_received() call failed.")
+                return None
+        return len(data)
+
+    def _read_into_buffer(self) -> int | None:
+        protocol = self._protocol
+        try:
+            buffer = protocol.get_buffer(-1)
+            if not len(buffer):
+                raise RuntimeError("get_buffer() returned an empty buffer")
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._fatal_error(error, "Fatal error: protocol.get_buffer() call failed.")
+            return None
+        try:
+            with self._lock:
+                taken = self._core.receive_into(buffer, 0, 0, self._loop.time())
+        except BlockingIOError:
+            return None
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._fatal_error(error, "Fatal read error on socket transport")
+            return None
+        if taken:
+            try:
+                protocol.buffer_updated(taken)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self._fatal_error(error, "Fatal error: protocol.buffer_updated() call failed.")
+                return None
+        return taken
+
+    def _end_of_stream(self) -> None:
+        self._at_end = True
+        if self._loop.get_debug():
+            logger.debug("%r received EOF", self)
+        try:
+            keep_open = self._protocol.eof_received()
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._fatal_error(error, "Fatal error: protocol.eof_received() call failed.")
+            return
+        if not keep_open:
+            self.close()
+
+    # Writing
+
+    def write(self, data: bytes | bytearray | memoryview) -> None:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        self._check_writable("write")
+        if isinstance(data, memoryview) and (data.itemsize != 1 or data.ndim != 1):
+            data = data.cast("B")
+        if not data or self._lost_already():
+            return
+        if self._send(data):
+            self._maybe_pause_protocol()
+
+    def writelines(self, list_of_data: Any) -> None:
+        self._check_writable("writelines")
+        if self._lost_already():
+            return
+        waiting = False
+        for data in list_of_data:
+            if isinstance(data, memoryview) and data.itemsize != 1:
+                data = data.cast("B")
+            if data and not self._conn_lost:
+                waiting = self._send(data)
+        if waiting:
+            self._maybe_pause_protocol()
+
+    def _check_writable(self, name: str) -> None:
+        if self._eof:
+            raise RuntimeError(f"Cannot call {name}() after write_eof()")
+        if self._empty_waiter is not None:
+            raise RuntimeError(f"unable to {name}; sendfile is in progress")
+
+    def _lost_already(self) -> bool:
+        if self._conn_lost:
+            if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+                logger.warning("socket.send() raised exception.")
+            self._conn_lost += 1
+        return self._conn_lost > 0
+
+    def _send(self, data: bytes | bytearray | memoryview) -> bool:
+        """Sends what there is room for and keeps the rest; True when something is kept."""
+        taken = 0
+        if not self._buffer:
+            try:
+                with self._lock:
+                    taken = self._core.send(data, 0, self._loop.time())
+            except BlockingIOError:
+                pass
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self._fatal_error(error, "Fatal write error on socket transport")
+                return False
+        if taken < len(data):
+            # bytes cannot change under us; anything else is copied
+            rest = memoryview(data if isinstance(data, bytes) else bytes(data))[taken:]
+            self._buffer.append(rest)
+            self._buffer_size += len(rest)
+            return True
+        return False
+
+    def write_file(self, descriptor: int, offset: int, count: int) -> int:
+        """Moves file bytes straight into the send queue; returns how many fitted.
+
+        Fewer than asked for: the protocol was paused, `resume_writing` says when to go on.  0 as well when earlier
+        data still waits or the file has ended.  OSError when the connection or the file fails.
+        """
+        if self._conn_lost or self._closing:
+            raise BrokenPipeError(32, "the transport is closing")
+        self._check_writable("write_file")
+        taken = 0
+        if not self._buffer:
+            try:
+                with self._lock:
+                    taken = self._core.send_file(descriptor, offset, count, self._loop.time())
+            except BlockingIOError:
+                pass
+        if taken < count:
+            self._wants_room = True
+            if not self._protocol_paused:
+                self._protocol_paused = True
+                self._protocol.pause_writing()
+            self._look()
+        return taken
+
+    def _write_ready(self) -> None:
+        if self._conn_lost:
+            return
+        buffer, now = self._buffer, self._loop.time()
+        if buffer:
+            try:
+                with self._lock:
+                    while buffer:
+                        taken = self._core.send(buffer[0], 0, now)
+                        self._buffer_size -= taken
+                        if taken < len(buffer[0]):
+                            buffer[0] = buffer[0][taken:]
+                        else:
+                            buffer.popleft()
+            except BlockingIOError:
+                pass
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                buffer.clear()
+                self._buffer_size = 0
+                self._fatal_error(error, "Fatal write error on socket transport")
+                if self._empty_waiter is not None:
+                    self._empty_waiter.set_exception(error)
+                return
+        elif not self._wants_room:
+            return
+        self._wants_room = False
+        self._maybe_resume_protocol()  # may write again
+        if not buffer:
+            if self._empty_waiter is not None and not self._empty_waiter.done():
+                self._empty_waiter.set_result(None)
+            if self._closing:
+                if not self._conn_lost:
+                    self._conn_lost += 1
+                    self._call_connection_lost(None)
+            elif self._eof:
+                self._shutdown_send()
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        if self._closing or self._eof:
+            return
+        self._eof = True
+        if not self._buffer:
+            self._shutdown_send()
+
+    def _shutdown_send(self) -> None:
+        with self._lock:
+            self._core.shutdown(stdlib.SHUT_WR, self._loop.time())
+
+    def _call_connection_lost(self, error: BaseException | None) -> None:
+        super()._call_connection_lost(error)
+        if self._empty_waiter is not None and not self._empty_waiter.done():
+            self._empty_waiter.set_exception(ConnectionError("Connection is closed by peer"))
+
+    def _make_empty_waiter(self) -> asyncio.Future:
+        """Done when nothing is buffered; until `_reset_empty_waiter` nobody may write."""
+        if self._empty_waiter is not None:
+            raise RuntimeError("Empty waiter is already set")
+        self._empty_waiter = self._loop.create_future()
+        if not self._buffer:
+            self._empty_waiter.set_result(None)
+        return self._empty_waiter
+
+    def _reset_empty_waiter(self) -> None:
+        self._empty_waiter = None
+
+
+class DatagramTransport(_CoreTransport, asyncio.DatagramTransport):
+    """One UDP socket."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, deliveries: Deliveries, core: SocketCore, protocol: asyncio.BaseProtocol,
+                 address: Any = None, waiter: asyncio.Future | None = None, extra: dict[str, Any] | None = None,
+                 sock: Any = None):  # fmt: skip
+        """`address`: where everything goes, if the socket is not connected."""
+        self._address = address
+        super().__init__(loop, deliveries, core, protocol, waiter, extra, None, sock)
+
+    def _read_ready(self) -> None:
+        for _ in itertools.repeat(None, DATAGRAMS_PER_TURN):
+            if self._conn_lost or self._paused or self._closing:
+                return
+            try:
+                with self._lock:
+                    data, address = self._core.receive_from(self.max_size, 0, self._loop.time())
+            except BlockingIOError:
+                return
             except OSError as error:
-                self._guarded("error_received", self._protocol.error_received, error)
-            self._unsent.popleft()
-            self._unsent_bytes -= len(data)
-        self._resume_protocol()
-        if self._closing:
-            self._force_close(None)
+                self._tell("error_received", error)
+            else:
+                self._tell("datagram_received", data, address)
 
-    def is_closing(self) -> bool:
-        return self._closing
+    def _tell(self, name: str, *arguments: Any) -> None:
+        """A protocol's mistake is reported, and costs this datagram only."""
+        try:
+            getattr(self._protocol, name)(*arguments)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._loop.call_exception_handler(
+                {"message": f"Exception in callback {type(self._protocol).__qualname__}.{name}()", "exception": error,
+                 "transport": self, "protocol": self._protocol}  # fmt: skip
+            )
 
-    def close(self) -> None:
-        if not self._closing:
-            self._closing = True
-            if not self._unsent:
-                self._force_close(None)
+    def sendto(self, data: bytes | bytearray | memoryview, addr: Any = None) -> None:
+        if not isinstance(data, (bytes, bytearray, memoryview)):
+            raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        if self._address:
+            if addr not in (None, self._address):
+                raise ValueError(f"Invalid address: must be None or {self._address}")
+            addr = self._address
+        if self._conn_lost and (self._address or self._core is None):
+            if self._conn_lost >= constants.LOG_THRESHOLD_FOR_CONNLOST_WRITES:
+                logger.warning("socket.send() raised exception.")
+            self._conn_lost += 1
+            return
+        if not self._buffer:
+            try:
+                self._send(data, addr)
+                return
+            except BlockingIOError:
+                pass
+            except OSError as error:
+                self._protocol.error_received(error)
+                return
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self._fatal_error(error, "Fatal write error on datagram transport")
+                return
+        self._buffer.append((bytes(data), addr))
+        self._buffer_size += len(data) + DATAGRAM_OVERHEAD
+        self._maybe_pause_protocol()
 
-    def _let_go(self, now: float) -> None:
-        self._endpoint.close(now)
+    def _send(self, data: bytes | bytearray | memoryview, addr: Any) -> None:
+        with self._lock:
+            if self._extra["peername"]:
+                self._core.send(data, 0, self._loop.time())
+            else:
+                self._core.send_to(data, 0, addr, self._loop.time())
+
+    def _write_ready(self) -> None:
+        if not self._buffer:
+            return
+        while self._buffer:
+            data, addr = self._buffer[0]
+            try:
+                self._send(data, addr)
+            except BlockingIOError:
+                break
+            except OSError as error:
+                self._tell("error_received", error)
+            except (SystemExit, KeyboardInterrupt):
+                raise
+            except BaseException as error:
+                self._fatal_error(error, "Fatal write error on datagram transport")
+                return
+            if not self._buffer:
+                return  # the protocol has closed us
+            self._buffer.popleft()
+            self._buffer_size -= len(data) + DATAGRAM_OVERHEAD
+        self._maybe_resume_protocol()  # may send again
+        if not self._buffer and self._closing and not self._conn_lost:
+            self._conn_lost += 1
+            self._call_connection_lost(None)
+
+
+def core_of(sock: Any) -> SocketCore | None:
+    """The core of a stack's socket object, open or given as it is; None for everything else."""
+    core = sock if isinstance(sock, SocketCore) else getattr(sock, "core", None) or getattr(sock, "_core", None)
+    return core if isinstance(core, SocketCore) else None

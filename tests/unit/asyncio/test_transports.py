@@ -52,7 +52,7 @@ class TestStreams:
         assert info("capability") is net.root
         assert not server.transport.get_extra_info("capability").allows("connect", "tcp", parse_address("10.0.0.1"), 80)
         assert info("nothing", 7) == 7
-        assert "ESTABLISHED" in repr(client.transport)
+        assert "open ('10.0.0.1'" in repr(client.transport)
 
     async def test_half_closed(self, net, recorder):
         client, server = await net.connected(server_factory=lambda: recorder(keep_open=True))
@@ -99,12 +99,12 @@ class TestStreams:
         with pytest.raises(ValueError):
             transport.set_write_buffer_limits(high=1, low=2)
 
-    async def test_abort_resets(self, net, recorder):
+    async def test_abort_ends_it_at_once(self, net, recorder):
         client, server = await net.connected()
         client.transport.write(bytes(500_000))
         client.transport.abort()
         assert await client.lost is None
-        assert isinstance(await server.lost, ConnectionResetError)
+        assert await server.lost is None and len(server.data) < 500_000
         client.transport.abort()
         client.transport.write(b"ignored")
         assert client.events.count(("lost", None)) == 1
@@ -120,7 +120,7 @@ class TestStreams:
         other, other_server = await net.connected(port=81)
         client.transport.write(b"x")
         assert isinstance(await server.lost, ValueError)
-        assert isinstance(await client.lost, ConnectionResetError)
+        assert await client.lost is None
         assert "data_received" in reported[0]["message"]
         other.transport.write(b"still served")
         await other_server.until(lambda: other_server.data == b"still served")
@@ -250,8 +250,9 @@ class TestDatagrams:
         assert data == b"question" and source == transport.get_extra_info("sockname")[:0] + source
         server.transport.sendto(b"answer", source)
         await client.next()
-        assert client.received == [(b"answer", (address, 53))]
-        assert transport.get_extra_info("peername") == (address, 53)
+        name = (address, 53) if "." in address else (address, 53, 0, 0)
+        assert client.received == [(b"answer", name)]
+        assert transport.get_extra_info("peername") == name
 
     async def test_an_error_is_told(self, net):
         transport, client = await net.client.create_datagram_endpoint(
@@ -267,9 +268,9 @@ class TestDatagrams:
         )
         with pytest.raises(ValueError):
             transport.sendto(b"x", ("10.0.0.3", 99))
-        transport, _ = await net.client.create_datagram_endpoint(self.Protocol, capability=net.root)
-        with pytest.raises(ValueError):
-            transport.sendto(b"x")
+        transport, client = await net.client.create_datagram_endpoint(self.Protocol, capability=net.root)
+        transport.sendto(b"x")
+        assert client.errors[0].errno == errno.EDESTADDRREQ
 
     async def test_closing_gives_the_port_back(self, net):
         for _ in range(3):
@@ -279,15 +280,15 @@ class TestDatagrams:
             transport.close()
             assert transport.is_closing()
             transport.close()
-            transport.sendto(b"ignored", ("10.0.0.2", 9))
+            transport.sendto(b"ignored", ("::ffff:10.0.0.2", 9))
             assert await protocol.lost is None
 
     async def test_more_than_the_queue_holds(self, net):
-        transport, _ = await net.client.create_datagram_endpoint(self.Protocol, capability=net.root)
+        transport, protocol = await net.client.create_datagram_endpoint(self.Protocol, capability=net.root)
         for _ in range(3000):
-            transport.sendto(bytes(1000), ("10.0.0.2", 9))
+            transport.sendto(bytes(1000), ("::ffff:10.0.0.2", 9))
         assert transport.get_write_buffer_size() > 0
         transport.close()
-        while not transport._lost:
+        while not protocol.lost.done():
             await settle(0.001)
         assert transport.get_write_buffer_size() == 0

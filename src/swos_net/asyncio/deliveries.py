@@ -1,0 +1,53 @@
+"""What a stack's watchers have to tell to callbacks of a loop: collected inside the stack, delivered outside.
+
+A watcher runs inside the stack, perhaps in another thread's turn, where a protocol must not run.  It only puts its sink
+here; the loop delivers at the place where it runs callbacks.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from contextvars import Context
+from typing import Any
+
+
+class Sink:
+    """Something to be called in a loop: `deliver()` in `context`, at most once for everything that came before.
+
+    `pending` is the mask of what its watcher has been told since.
+    """
+
+    __slots__ = ("context", "pending", "queued")
+
+    def __init__(self, context: Context):
+        self.context = context
+        self.pending = 0
+        self.queued = False
+
+    def deliver(self) -> None:
+        raise NotImplementedError
+
+
+class Deliveries:
+    """The sinks of one loop that have something to tell, in order."""
+
+    __slots__ = ("_wake", "waiting")
+
+    def __init__(self, wake: Callable[[], None]):
+        """`wake()` is called inside the stack, for the first sink of a round; it must see to it that `run` is called."""
+        self.waiting: deque[Any] = deque()
+        self._wake = wake
+
+    def add(self, sink: Any) -> None:
+        if not sink.queued:
+            sink.queued = True
+            self.waiting.append(sink)
+            if len(self.waiting) == 1:
+                self._wake()
+
+    def run(self) -> None:
+        """Delivers to all that wait by now; what is added meanwhile is for the next round."""
+        waiting = self.waiting
+        for _ in range(len(waiting)):
+            sink = waiting.popleft()
+            sink.queued = False
+            sink.context.run(sink.deliver)

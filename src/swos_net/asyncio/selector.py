@@ -1,0 +1,95 @@
+"""The selector of a loop that serves stacks: `select` sends, sleeps for as long as loop and stacks allow, and polls.
+
+Read first: driver.py, deliveries.py.  To asyncio it is the selector of the loop's other descriptors: kernel sockets,
+pipes, what `add_reader` was given.
+"""
+
+import selectors
+from collections.abc import Callable
+from typing import Any
+
+from swos_net.asyncio.driver import LoopDriver
+
+
+class StackSelector(selectors.DefaultSelector):
+    """`select` is asyncio's only place to sleep, so that is where stacks are served."""
+
+    def __init__(self, time: Callable[[], float], has_work: Callable[[], bool], polled: Callable[[], None]):
+        """`has_work` says whether the loop may not sleep; `polled` is called when the stacks may have had something to tell."""
+        super().__init__()
+        self.drivers: list[LoopDriver] = []
+        self.asleep = False
+        self.turns = 0
+        self._asleep_until: float | None = None
+        self._time = time
+        self._has_work = has_work
+        self._polled = polled
+        self._devices: dict[int, tuple[LoopDriver, Any]] = {}
+
+    def attach(self, driver: LoopDriver) -> None:
+        """From now on the driver's devices are waited for."""
+        self.drivers.append(driver)
+        for port in driver.poller.ports:
+            self._devices[port.device.fileno()] = driver, port
+            self.register(port.device.fileno(), selectors.EVENT_READ, None)
+
+    def detach(self, driver: LoopDriver) -> None:
+        self.drivers.remove(driver)
+        for descriptor, (owner, _) in list(self._devices.items()):
+            if owner is driver:
+                del self._devices[descriptor]
+                self.unregister(descriptor)
+
+    def select(self, timeout: float | None = None) -> list:
+        drivers = self.drivers
+        self._asleep_until = None  # other threads' news count from here on
+        self.asleep = True
+        self.turns += 1
+        try:
+            now = self._time()
+            due = None
+            for driver in drivers:
+                wanted = driver.flush(now)
+                if wanted is not None and (due is None or wanted < due):
+                    due = wanted
+            if self._devices:
+                self._follow_writability()
+            if self._has_work():
+                timeout = 0
+            elif due is not None:
+                left = max(0.0, due - now)
+                if timeout is None or left < timeout:
+                    timeout = left
+            self._asleep_until = None if timeout is None else now + timeout
+            events = super().select(timeout)
+        finally:
+            self.asleep = False
+        touched = self._touched(events) if self._devices and events else ()
+        now = self._time()
+        for driver in drivers:
+            if driver in touched or due is not None and due <= now:
+                driver.poll(now)
+        self._polled()
+        return [event for event in events if event[0].data is not None] if touched else events
+
+    def sleeps_beyond(self, due: float) -> bool:
+        """For other threads, inside a stack: whether the loop has to be woken for something that is due then."""
+        return self.asleep and (self._asleep_until is None or due < self._asleep_until)
+
+    def _touched(self, events: list) -> set[LoopDriver]:
+        touched = set()
+        for key, mask in events:
+            entry = self._devices.get(key.fd)
+            if entry is not None:
+                driver, port = entry
+                touched.add(driver)
+                if mask & selectors.EVENT_WRITE:
+                    port.blocked = False
+        return touched
+
+    def _follow_writability(self) -> None:
+        for descriptor, (_, port) in self._devices.items():
+            if port.device.wants_write:
+                wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if port.blocked else 0)
+                if self.get_key(descriptor).events != wanted:
+                    self.modify(descriptor, wanted, None)
