@@ -115,7 +115,7 @@ def _advance(tcb: Tcb, segment: Segment, ack: int, advance: int, now: float) -> 
     if ring is not None:
         _grow_send_queue(tcb)
         # a writer that had to wait is woken for a worthwhile step, not for every ACK
-        if tcb.was_full and tcb.send_limit - len(ring) >= tcb.send_limit // 4:
+        if tcb.was_full and tcb.writable:
             tcb.was_full = False
             tcb.events.append(Event.WRITABLE)
     timers = tcb.timers

@@ -89,6 +89,8 @@ class Connection:
         ring = self._send_ring()
         tcb = self.tcb
         room = tcb.send_limit - len(ring)
+        if tcb.not_sent_low:
+            room = min(room, self._not_sent_room())
         length = len(data)
         if length > room:
             tcb.was_full = True
@@ -103,7 +105,7 @@ class Connection:
     def send_file(self, descriptor: int, offset: int | None, length: int) -> int:
         """Queues bytes of a file without making Python objects of them; 0 when full or at the end of the file."""
         ring = self._send_ring()
-        room = self.tcb.send_limit - len(ring)
+        room = min(self.tcb.send_limit - len(ring), self._not_sent_room())
         if room <= 0:
             self.tcb.was_full = True
             return 0
@@ -111,6 +113,14 @@ class Connection:
         if len(ring) >= self.tcb.send_limit:
             self.tcb.was_full = True
         return taken
+
+    def _not_sent_room(self) -> int:
+        """What TCP_NOTSENT_LOWAT leaves room for, in whole segments."""
+        tcb = self.tcb
+        if not tcb.not_sent_low:
+            return tcb.send_limit
+        room = tcb.not_sent_low - (tcb.data_end - tcb.snd_nxt)
+        return -(-room // tcb.mss) * tcb.mss if room > 0 else 0
 
     def _send_ring(self) -> ByteRing:
         tcb = self.tcb
@@ -126,13 +136,28 @@ class Connection:
     def send_room(self) -> int:
         """Bytes that `send` would take now."""
         ring = self.tcb.send_ring
-        return self.tcb.send_limit if ring is None else max(min(ring.room, self.tcb.send_limit - len(ring)), 0)
+        return self.tcb.send_limit if ring is None else max(min(ring.room, self.tcb.send_limit - len(ring), self._not_sent_room()), 0)
+
+    @property
+    def writable(self) -> bool:
+        """Whether a writer should go on; once this was False, WRITABLE follows when it would be True."""
+        tcb = self.tcb
+        if tcb.writable:
+            return True
+        tcb.was_full = True
+        return False
 
     @property
     def readable(self) -> int:
         """Bytes that `receive` would give now."""
         ring = self.tcb.receive_ring
         return 0 if ring is None else len(ring)
+
+    @property
+    def readable_enough(self) -> bool:
+        """Whether a reader should come (SO_RCVLOWAT)."""
+        ring = self.tcb.receive_ring
+        return ring is not None and len(ring) >= self.tcb.receive_low
 
     @property
     def delivering(self) -> bool:
@@ -196,7 +221,7 @@ class Connection:
         tcb.receive_shut = tcb.orphan = True
         self.shutdown_send(now)
         if tcb.state is State.FIN_WAIT_2 and tcb.timers.time_wait is None:
-            tcb.timers.time_wait = now + tcb.config.fin_wait_2
+            tcb.timers.time_wait = now + tcb.fin_wait_2
 
     def abort(self, now: float) -> None:
         """ABORT (3.10.5): a reset goes out, everything queued is dropped."""
@@ -246,8 +271,17 @@ class Connection:
         """SO_RCVBUF: a fixed size instead of auto-tuning; what was offered is not taken back (RFC 9293 3.8.6)."""
         tcb = self.tcb
         tcb.receive_buffer = tcb.receive_limit = octets if tcb.receive_ring is None else min(octets, tcb.receive_ring.capacity)
-        if not tcb.irs_known and tcb.config.window_scaling and tcb.state is not State.SYN_SENT:
-            tcb.rcv_wscale = window_scale_for(octets)
+        if tcb.snd_max == tcb.iss and (tcb.window_scaling if tcb.irs_known else tcb.config.window_scaling):
+            tcb.rcv_wscale = window_scale_for(octets)  # our SYN has not said it yet
+
+    def set_receive_low(self, octets: int) -> int:
+        """SO_RCVLOWAT: READABLE waits for so many octets, half of the buffer at most; returns how many it will be."""
+        tcb = self.tcb
+        tcb.receive_low = max(min(octets, tcb.receive_buffer // 2), 1)
+        tcb.receive_limit = max(tcb.receive_limit, min(2 * tcb.receive_low, tcb.receive_buffer))
+        if self.readable_enough:
+            tcb.events.append(Event.READABLE)
+        return tcb.receive_low
 
     def trim(self) -> None:
         """Gives back the memory of queues that are empty: a connection that idles is small."""

@@ -88,6 +88,15 @@ def _measure_handshake(tcb: Tcb, segment: Segment, now: float) -> None:
         tcb.rtt.measured(max(((tcb.timestamp(now) - segment.ts_ecr) & MASK) / 1000, 0.001), tcb.snd_una, tcb.snd_nxt)
 
 
+def _defer(tcb: Tcb, segment: Segment, now: float) -> None:
+    """TCP_DEFER_ACCEPT: the ACK of our SYN,ACK counts when text comes with it; the last call is the SYN,ACK again."""
+    if not tcb.deferring:
+        tcb.deferring = True
+        _measure_handshake(tcb, segment, now)
+        tcb.timers.retransmission = tcb.defer_until
+    tcb.counters["TcpExtTCPDeferAcceptDrop"] += 1
+
+
 def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
     """3.10.7.4: SYN-RECEIVED and all states after it."""
     flags = segment.flags
@@ -157,6 +166,9 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
         if not tcb.snd_una < ack <= tcb.snd_max:
             _reply(tcb, ack, 0, RST)
             return
+        if tcb.defer_until is not None and not occupied and now < tcb.defer_until:
+            _defer(tcb, segment, now)
+            return
         if tcb.may_complete is not None and not tcb.may_complete():
             return  # the handshake stays open; our SYN,ACK, sent again, brings the ACK again
         tcb.snd_wnd = segment.window << tcb.snd_wscale
@@ -164,7 +176,8 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
         tcb.snd_wl2 = ack
         tcb.max_send_window = tcb.snd_wnd
         tcb.snd_una = ack
-        _measure_handshake(tcb, segment, now)
+        if tcb.rtt.srtt is None:
+            _measure_handshake(tcb, segment, now)
         become_established(tcb, now)
         if tcb.out_of_order:
             deliver_early_text(tcb, now)
@@ -208,6 +221,11 @@ def _unacceptable(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
         return
     if segment.length and seq < tcb.rcv_nxt:
         report_duplicate(tcb, seq, min(seq + segment.length, tcb.rcv_nxt))
+    if flags & FIN and tcb.state is State.CLOSING and tcb.config.dialect == "freebsd":
+        # who repeats its FIN with every ACK (output.py) has to take the peer's ACKs in that form
+        ack = unwrap(segment.ack, tcb.snd_una)
+        if flags & ACK and tcb.snd_una <= ack <= tcb.snd_max:
+            process_ack(tcb, segment, seq, ack, now)
     _refuse(tcb, segment.length or flags & FIN, now)
 
 

@@ -47,7 +47,7 @@ def closed(tcb: Tcb) -> None:
 def to_fin_wait_2(tcb: Tcb, now: float) -> None:
     tcb.state = State.FIN_WAIT_2
     if tcb.orphan:
-        tcb.timers.time_wait = now + tcb.config.fin_wait_2
+        tcb.timers.time_wait = now + tcb.fin_wait_2
 
 
 def to_time_wait(tcb: Tcb, now: float) -> None:

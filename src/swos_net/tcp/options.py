@@ -78,7 +78,7 @@ def syn_received(tcb: Tcb, segment: Segment, ipv4: bool, now: float) -> None:
 
 def ecn_agreed(tcb: Tcb, flags: int) -> bool:
     """RFC 3168 6.1.1: a SYN with ECE and CWR asks, a SYN,ACK with ECE alone agrees."""
-    asked = tcb.config.ecn
+    asked = "on" if tcb.congestion.uses_ecn else tcb.config.ecn
     if flags & ACK:
         return asked == "on" and tcb.retransmitted_segments <= tcb.config.ecn_syn_retries and flags & (ECE | CWR) == ECE
     return asked != "off" and flags & (ECE | CWR) == ECE | CWR

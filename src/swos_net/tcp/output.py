@@ -7,6 +7,7 @@ here waits.  How much may be in flight is the congestion controller's `cwnd` aga
 from typing import Protocol
 
 from swos_net.tcp import mtu_probing, pacing, tail_loss
+from swos_net.tcp.events import Event
 from swos_net.tcp.options import TIMESTAMPS_LENGTH, segment_options, syn_options
 from swos_net.tcp.receive_window import advertised_window
 from swos_net.tcp.recovery import note_flight, pipe
@@ -66,6 +67,9 @@ def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bo
             budget -= _probe_window(tcb, now, sink)
         if tcb.snd_nxt < tcb.data_end or tcb.fin_wanted:
             more = _send_data(tcb, now, sink, budget) or more
+            if tcb.was_full and tcb.not_sent_low and tcb.writable:
+                tcb.was_full = False
+                tcb.events.append(Event.WRITABLE)
         recovery = tcb.recovery
         if recovery.prefer_new and tcb.snd_nxt == recovery.recover and budget > 0:
             recovery.prefer_new = False  # RFC 5682 2.1 (2b): there is nothing new to send, or no window for it
@@ -138,7 +142,7 @@ def _send_syn(tcb: Tcb, now: float, sink: SegmentSink) -> None:
     if tcb.state is State.SYN_SENT:
         flags = SYN
         # RFC 3168 6.1.1.1: a network that drops a SYN with ECN gets one without
-        if tcb.config.ecn == "on" and tcb.retransmissions <= tcb.config.ecn_syn_retries:
+        if (tcb.config.ecn == "on" or tcb.congestion.uses_ecn) and tcb.retransmissions <= tcb.config.ecn_syn_retries:
             flags |= ECE | CWR
         sink.add_tcp(tcb.iss, 0, flags, window, syn_options(tcb, now))
     else:
@@ -197,7 +201,7 @@ def _resend(tcb: Tcb, now: float, sink: SegmentSink, record: Transmission, ackno
     if record.end > tcb.data_end:
         flags |= FIN
         length -= 1
-    if length and record.end >= tcb.data_end:
+    if length and record.end >= tcb.data_end and not tcb.more_follows:
         flags |= PSH
     tcb.retransmitted_segments += segments
     tcb.retransmitted_octets += length
@@ -295,7 +299,7 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
         if tcb.cwr_wanted and length > mss:
             length = mss  # the mark belongs on one segment
         flags = ACK
-        if length == remaining or (length > mss and tcb.config.dialect == "linux"):
+        if (length == remaining and not tcb.more_follows) or (length > mss and tcb.config.dialect == "linux"):
             flags |= PSH  # at the end of what was written; on a super-segment so that the peer does not wait for more
         if length == remaining and tcb.fin_wanted:
             flags |= FIN

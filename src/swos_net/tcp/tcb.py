@@ -28,13 +28,13 @@ class Tcb:
 
     __slots__ = (
         "ack_now", "ack_pending", "acks_owed", "autotune_copied", "autotune_since", "autotune_taken", "autotune_window", "challenge_credit",
-        "challenge_second", "config", "congestion", "cork", "counters", "cwnd_limited", "cwr_wanted", "data_segments_in", "data_segments_out", "dsack", "ece_wanted",
-        "ecn", "error", "events", "fin_received", "fin_seq", "fin_wanted", "flight_high", "flight_round_end", "irs",
+        "challenge_second", "config", "congestion", "cork", "counters", "cwnd_limited", "cwr_wanted", "data_segments_in", "data_segments_out", "defer_until", "deferring", "dsack", "ece_wanted",
+        "ecn", "error", "events", "fin_received", "fin_seq", "fin_wait_2", "fin_wanted", "flight_high", "flight_round_end", "irs",
         "irs_known", "iss", "keepalive_idle", "keepalive_interval", "keepalive_on", "keepalive_probe_limit", "keepalive_probes",
         "last_ack_sent", "last_data_received", "last_received", "last_send", "link_mss", "loss_probe_wanted", "max_send_window",
-        "may_complete", "mss", "mtu_probe", "nodelay", "orphan", "out_of_order", "out_of_order_segments", "paced", "paced_until", "pacing_rate_max", "passive", "path_mss", "persist_backoff", "probe_now", "progress_since", "push_now",
+        "may_complete", "more_follows", "mss", "mtu_probe", "nodelay", "not_sent_low", "orphan", "out_of_order", "out_of_order_segments", "paced", "paced_until", "pacing_rate_max", "passive", "path_mss", "persist_backoff", "probe_now", "progress_since", "push_now",
         "quick_ack_on", "quick_acks", "rcv_adv", "rcv_ce", "rcv_mss", "rcv_mss_max", "rcv_nxt", "rcv_wnd", "rcv_wscale", "receive_base",
-        "receive_buffer", "receive_limit", "receive_ring", "receive_shut", "recovery", "replies", "retransmissions",
+        "receive_buffer", "receive_limit", "receive_low", "receive_ring", "receive_shut", "recovery", "replies", "retransmissions",
         "retransmitted_octets", "retransmitted_segments", "rtt", "sack_permitted", "sack_recency", "scoreboard", "segments_in", "segments_out", "send_base", "send_buffer",
         "send_limit", "send_ring", "small_until", "snd_max", "snd_nxt", "snd_una", "snd_wl1", "snd_wl2", "snd_wnd",
         "snd_wscale", "soft_error", "state", "super_segment", "syn_retries", "syn_wanted", "timers", "timestamps", "trace", "ts_offset", "ts_recent",
@@ -148,6 +148,9 @@ class Tcb:
         # the user's wishes
         self.passive = False
         self.may_complete: Callable[[], bool] | None = None  # the listener's word on the end of a passive handshake
+        self.defer_until: float | None = None  # TCP_DEFER_ACCEPT: before it an ACK without text completes nothing
+        self.deferring = False  # such an ACK has come
+        self.fin_wait_2 = config.fin_wait_2
         self.fin_wanted = False
         self.fin_received = False
         self.fin_seq: int | None = None  # where the peer's stream ends, once known
@@ -156,8 +159,11 @@ class Tcb:
         self.nodelay = False
         self.small_until = iss  # where the last segment ended that was not full-sized
         self.cork = False
+        self.more_follows = False  # the last write said so: its end is no reason for PSH (RFC 9293 3.9.1.2)
         self.push_now = False  # what a cork or Nagle holds back goes out this once
         self.was_full = False
+        self.not_sent_low = 0  # TCP_NOTSENT_LOWAT; 0: none
+        self.receive_low = 1  # SO_RCVLOWAT
         self.keepalive_on = False
         self.keepalive_probes = 0
         self.keepalive_idle = config.keepalive_idle
@@ -173,6 +179,20 @@ class Tcb:
     def data_end(self) -> int:
         """Sequence number after the last byte queued (a FIN would have this one), until our FIN is acknowledged."""
         return self.send_base + (self.send_ring.tail if self.send_ring is not None else 0)
+
+    @property
+    def writable(self) -> bool:
+        """Whether a writer should go on: a third of the queue is free, and little of it has not been sent yet.
+
+        Less room is taken by who asks, but is not worth waking for (Linux's sk_stream_is_writeable).
+        """
+        ring = self.send_ring
+        if ring is None:
+            return True
+        queued = len(ring)
+        if 2 * (self.send_limit - queued) < queued:
+            return False
+        return not self.not_sent_low or self.data_end - self.snd_nxt < self.not_sent_low
 
     @property
     def receive_room(self) -> int:

@@ -41,8 +41,8 @@ def process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
         tcb.ack_now = True
         return
     if tcb.receive_shut and tcb.orphan:
-        # RFC 1122 4.2.2.13: data for a user who has gone is answered with a reset
-        tcb.replies.append((acceptable_seq(tcb), tcb.rcv_nxt, RST | ACK))
+        # RFC 1122 4.2.2.13: data for a user who has gone is answered with a reset, as a closed port does (RFC 9293 3.10.7.1)
+        tcb.replies.append((segment.ack, 0, RST))
         tcb.counters["TcpExtTCPAbortOnData"] += 1
         fail(tcb, errno.ECONNRESET)
         return
@@ -61,7 +61,8 @@ def process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
             tcb.ack_now = True
     elif not _reassemble(tcb, segment, ring, seq + skip, skip, end, now):
         return
-    tcb.events.append(Event.READABLE)
+    if len(ring) >= tcb.receive_low:
+        tcb.events.append(Event.READABLE)
     receive_window.tune(tcb, ring, now)
     if tcb.ack_now:
         return

@@ -50,6 +50,10 @@ def _retransmission(tcb: Tcb, now: float) -> None:
     """RFC 6298 (5.4) to (5.7)."""
     config = tcb.config
     tcb.timers.retransmission = None
+    if tcb.deferring:  # nothing was lost: the peer is asked for its ACK once more
+        tcb.deferring = False
+        tcb.syn_wanted = True
+        return
     tcb.retransmissions += 1
     limit = config.data_retries
     if tcb.state is State.SYN_SENT:

@@ -1,5 +1,6 @@
 """Two connections over a channel that loses, repeats and disorders: every byte arrives once, in order, and both end."""
 
+import errno
 import heapq
 import random
 from itertools import count
@@ -151,7 +152,9 @@ def transfer(world, *, reads=(1, 5000), writes=(1, 20000)):
     for end in world.ends:
         while end.connection.readable:
             end.read(1 << 20)
-        assert not end.connection.tcb.error, end.connection.tcb.error
+        # the last acknowledgment was lost, and the peer's TIME-WAIT is over: all had arrived
+        forgotten = end.other.connection.state is State.CLOSED and not end.other.connection.tcb.error
+        assert not end.connection.tcb.error or (forgotten and end.connection.tcb.error == errno.ECONNRESET)
     assert bytes(second.received) == world.data[0]
     assert bytes(first.received) == world.data[1]
     assert all(end.connection.state in SYNCHRONIZED_END for end in world.ends), [

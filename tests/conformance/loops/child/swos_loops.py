@@ -1,0 +1,87 @@
+"""What a child process of the loop suites stands on: one stack, its capability active everywhere, no kernel network.
+
+Imported before anything of a suite; also a pytest plugin that writes outcomes as JSON lines to $SWOS_LOOPS_OUTCOMES.
+"""
+
+import asyncio
+import faulthandler
+import json
+import os
+import socket
+import sys
+
+from swos_net.asyncio import LoopDriver, SwosEventLoop
+from swos_net.address import parse_address
+from swos_net.device.pair import make_pair
+from swos_net.runtime.poll import Poller
+from swos_net.socket.ambient import inherit_in_threads
+from swos_net.stack.stack import Stack
+
+made = 0  # loops
+kernel_sockets = []
+
+
+def _refuse_kernel_sockets(event, arguments):
+    if event == "socket.__new__" and arguments[1] in (socket.AF_INET, socket.AF_INET6):
+        kernel_sockets.append(str(arguments[1:]))
+        raise AssertionError("a kernel Internet socket")
+
+
+class Loop(SwosEventLoop):
+    """Suites tell asyncio's own loop by its module, and then expect what it does."""
+
+    __module__ = "asyncio.swos_loops"
+
+    def __init__(self):
+        global made
+        made += 1
+        super().__init__(stack.root)
+
+
+def factory():
+    return Loop()
+
+
+def _host():
+    """A stack with an address that is not a loopback's, on a wire that nobody else is at."""
+    poller = Poller(Stack(name="localhost"))
+    LoopDriver(poller)
+    device, _far = make_pair()
+    driver = poller.stack.driver
+    with driver.entered() as now:
+        interface = poller.attach(device, now)
+        poller.stack.add_address(interface, parse_address("192.0.2.1"), 24, now)
+        poller.stack.add_address(interface, parse_address("2001:db8::1"), 64, now)
+    return poller.stack
+
+
+faulthandler.enable()
+stack = _host()
+active = stack.root.activate()
+active.__enter__()
+inherit_in_threads()
+sys.addaudithook(_refuse_kernel_sockets)
+asyncio.new_event_loop = factory
+sys.modules["swos_loops"] = sys.modules[__name__]
+import uvloop  # noqa: E402, F401
+
+
+class _Outcomes:
+    def __init__(self, path):
+        self._file = open(path, "a")
+
+    def pytest_runtest_logreport(self, report):
+        if report.when == "call" or report.outcome != "passed":
+            line = {"test": report.nodeid, "when": report.when, "outcome": report.outcome}
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+
+    def pytest_sessionfinish(self):
+        self._file.write(json.dumps({"loops": made, "kernel_sockets": len(kernel_sockets)}) + "\n")
+        self._file.close()
+
+
+def pytest_configure(config):
+    path = os.environ.get("SWOS_LOOPS_OUTCOMES")
+    if path:
+        config.pluginmanager.register(_Outcomes(path))
