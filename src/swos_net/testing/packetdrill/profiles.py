@@ -35,7 +35,7 @@ class Profile:
 LINUX = Profile(
     "linux",
     # what Google's and the kernel's scripts set at their head, for scripts that set nothing
-    config=StackConfig(tcp=TcpConfig(receive_buffer_initial=131072)),
+    config=StackConfig(tcp=TcpConfig(receive_buffer_initial=131072, congestion="cubic")),
     mtu6=1520,  # so that the MSS over IPv6 is the 1460 that the scripts name for both families
 )
 
