@@ -2,6 +2,7 @@
 # make test                  everything: unit, property, interoperation and guest tests
 # make bench                 the benchmarks, with the peers where they can be had
 # make sanitize              the tests of the data plane and the devices against an ASan and UBSan build
+# make conformance [PYTHON=3.13]   CPython's own socket tests on our sockets, those of the version named
 # make lint                  import layers, C warnings as errors
 # Each sets the machine up first and says what it installs: Python packages go into .venv, system packages through apt.
 
@@ -15,7 +16,7 @@ SANITIZED_TESTS ?= tests/unit/dataplane tests/unit/device tests/guest/test_qtest
 
 SETUP = $(PYTHON) examples/lab/setup_host.py --venv $(VENV)
 
-.PHONY: demo test bench lint sanitize clean
+.PHONY: demo test bench conformance lint sanitize clean
 
 demo:
 	$(PYTHON) examples/demo.py --guest $(GUEST)
@@ -28,6 +29,14 @@ test:
 bench:
 	$(SETUP) --for bench
 	$(VENV)/bin/python benchmarks/run.py
+
+# PYTHON may be a version here: that interpreter, found on the PATH or among pyenv's, gets a .venv of its own.
+VERSION = $(filter 3.%,$(PYTHON))
+FOUND = $(if $(VERSION),$(firstword $(wildcard $(HOME)/.pyenv/versions/$(VERSION).*/bin/python) python$(VERSION)),$(PYTHON))
+conformance: VENV := $(if $(VERSION),.venv-$(VERSION),$(VENV))
+conformance:
+	$(FOUND) examples/lab/setup_host.py --venv $(VENV) --for test
+	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup tests/conformance/cpython $(PYTEST_ARGS)
 
 lint:
 	$(SETUP) --for test
@@ -47,6 +56,6 @@ sanitize:
 
 # Fetched guests stay in the cache folder (~/.cache/swos_net/lab or $$SWOS_NET_CACHE).
 clean:
-	rm -rf $(VENV) .tox build dist *.egg-info src/*.egg-info .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-3.* .tox build dist *.egg-info src/*.egg-info .pytest_cache .hypothesis .import_linter_cache
 	rm -f src/swos_net/_dataplane*
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

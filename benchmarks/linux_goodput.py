@@ -86,14 +86,16 @@ def ours_far(path: Route, seed: int, congestion: str) -> float:
     acceptor = server.listen(PORT)
     stream = client.connect(RECEIVER, PORT).send(bytes(4 * path.product))
     received = 0
-    while network.now < WARM_UP + MEASURED - path.round_trip / 2:
-        measured = network.now > WARM_UP - path.round_trip / 2
+    begin = None
+    while begin is None or network.now < begin + MEASURED:
+        if begin is None and network.now >= WARM_UP:
+            begin = network.now
         stream.send(bytes(path.product))
         network.run(network.now + path.round_trip)
         for accepted in acceptor.streams:
-            received += len(accepted.received) * measured
+            received += len(accepted.received) * (begin is not None)
             accepted.received.clear()
-    return received * 8 / MEASURED / 1e6
+    return received * 8 / (network.now - begin) / 1e6
 
 
 def _conditions(path: Route) -> dict:

@@ -174,6 +174,23 @@ static void map_ipv4(uint8_t *address, const uint8_t *packed)
     memcpy(address + 12, packed, 4);
 }
 
+/* RFC 7126 4.3 and 4.4: whoever gives the way that answers take is not believed */
+static int source_routed(const uint8_t *options, uint32_t length)
+{
+    for (uint32_t i = 0; i + 2 < length && options[i];) {
+        if (options[i] == 131 || options[i] == 137) /* loose and strict source route */
+            return 1;
+        if (options[i] == 1) {
+            i++;
+            continue;
+        }
+        if (options[i + 1] < 2)
+            return 0;
+        i += options[i + 1];
+    }
+    return 0;
+}
+
 static uint16_t decode_ipv4(decoder *d)
 {
     frame_record *r = d->record;
@@ -191,6 +208,8 @@ static uint16_t decode_ipv4(decoder *d)
         return FRAME_TRUNCATED;
     if (checksum_of(ip, header_length) != 0)
         return FRAME_BAD_IP_CHECKSUM;
+    if (source_routed(ip + 20, header_length - 20))
+        return FRAME_BAD_IP_HEADER;
     d->end = at + total; /* what follows is link padding */
     r->traffic_class = ip[1];
     r->hop_limit = ip[8];
@@ -545,7 +564,9 @@ uint32_t burst_echo_reply(const frame_burst *burst, uint32_t index, int medium, 
     /* RFC 1624 equation 3: only the type changes */
     uint32_t sum = (uint16_t)~get16(icmp + 2) + (uint16_t)~(uint32_t)(request << 8) + (uint32_t)(reply << 8);
     icmp[0] = reply;
-    put16(icmp + 2, checksum_finish(sum));
+    /* 0 would be wrong for a message of zeros; 0xffff is right for every other one too (RFC 1624 3) */
+    uint16_t checksum = checksum_finish(sum);
+    put16(icmp + 2, checksum ? checksum : 0xffff);
     return r->frame_length;
 }
 

@@ -97,6 +97,9 @@ def requirements(purpose: str, guest: str) -> list[Requirement]:
             Requirement("openssl", has_program("openssl"), "no TLS tests"),
         ]
     if purpose == "test":
+        # CPython's own tests, which Debian has in a package of its own
+        suite = f"libpython3.{sys.version_info.minor}-testsuite"
+        needed.append(Requirement(suite, has_module("test.test_asyncio"), "no conformance tests"))
         # who looks at a host from outside; tests/interop/test_black_box.py
         tools = {"nmap": "nmap", "hping3": "hping3", "thc-ipv6": "atk6-implementation6", "fping": "fping", "arping": "arping",
                  "ndisc6": "ndisc6", "ethtool": "ethtool"}  # fmt: skip

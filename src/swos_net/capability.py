@@ -176,7 +176,7 @@ class Capability:
     text for the ways to get one.
     """
 
-    __slots__ = ("rules", "denials", "label", "parent", "depth", "_decisions", "_issuer", "__weakref__")
+    __slots__ = ("rules", "denials", "label", "parent", "depth", "_decisions", "_indexes", "_issuer", "__weakref__")
 
     rules: tuple[Rule, ...]
     denials: tuple[Rule, ...]
@@ -275,14 +275,24 @@ class Capability:
     def _decide(self, operation: str, protocol: str, address: bytes, port: int) -> bool:
         if operation not in OPERATIONS or protocol not in PROTOCOLS or len(address) != 16:
             raise ValueError(f"no such check: {operation!r} over {protocol!r} with a {len(address)}-byte address")
-        allowed = any(operation in rule.operations and rule.protocol in ("*", protocol) and rule.covers_port(port)
-                      and rule.covers_address(address) for rule in self.rules)
+        rules, denials = self._rules_about(operation, protocol)
+        allowed = any(rule.covers_port(port) and rule.covers_address(address) for rule in rules.near(address))
         if allowed and self.denials:
-            allowed = not any(denial.forbids(operation, protocol, address, port) for denial in self.denials)
+            # to bind the unspecified address is to bind every one: all count
+            near = self.denials if is_unspecified(address) else denials.near(address)
+            allowed = not any(denial.forbids(operation, protocol, address, port) for denial in near)
         if len(self._decisions) >= DECISIONS_MAX:
             self._decisions.clear()
         self._decisions[operation, protocol, bytes(address), port] = allowed
         return allowed
+
+    def _rules_about(self, operation: str, protocol: str) -> tuple["_Index", "_Index"]:
+        indexes = self._indexes.get((operation, protocol))
+        if indexes is None:
+            indexes = self._indexes[operation, protocol] = tuple(
+                _Index(rule for rule in rules if operation in rule.operations and rule.protocol in ("*", protocol))
+                for rules in (self.rules, self.denials))
+        return indexes
 
     def _refusal(self, operation: str, protocol: str, address: bytes, port: int) -> CapabilityError:
         target = f"{protocol} {_endpoint(address, port)}"
@@ -300,6 +310,33 @@ class Capability:
             reason = f"no {protocol} {operation} rule of capability {self.label!r} covers the port with that address"
         rule = Rule(frozenset({operation}), protocol, address, 32 if is_ipv4(address) else 128, ((port, port),))
         return CapabilityError(operation, target, reason, f"the rule {rule} would allow it")
+
+
+class _Index:
+    """Rules by prefix, so that hundreds of them take no longer to ask than the prefix lengths that occur."""
+
+    __slots__ = ("_anywhere", "_by_length")
+
+    def __init__(self, rules: Iterable[Rule]):
+        self._anywhere: list[Rule] = []
+        self._by_length: dict[int, dict[int, list[Rule]]] = {}  # by the bits that are free, then by the others
+        for rule in rules:
+            if rule.prefix is None:
+                self._anywhere.append(rule)
+                continue
+            free = (32 if is_ipv4(rule.prefix) else 128) - rule.length
+            networks = self._by_length.setdefault(free, {})
+            networks.setdefault(int.from_bytes(rule.prefix, "big") >> free, []).append(rule)
+
+    def near(self, address: bytes) -> list[Rule]:
+        """All rules whose prefix may hold the address; the rules themselves know."""
+        found = self._anywhere
+        if self._by_length:
+            number = int.from_bytes(address, "big")
+            for free, networks in self._by_length.items():
+                if number >> free in networks:
+                    found = found + networks[number >> free]
+        return found
 
 
 def current_capability() -> Capability:
@@ -366,6 +403,7 @@ def _make(rules: tuple[Rule, ...], label: str, parent: Capability | None, denial
     put(capability, "parent", parent)
     put(capability, "depth", 0 if parent is None else parent.depth + 1)
     put(capability, "_decisions", {})
+    put(capability, "_indexes", {})
     return capability
 
 

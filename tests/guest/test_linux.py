@@ -43,8 +43,8 @@ def test_a_linux_guest_lives_on_the_stack(serve):
     except LabError as error:
         pytest.skip(f"no guest can be had: {error}")
     served = serve()
-    servers = [create_server(served.runner, (address, 80), capability=served.stack.root, family=family)
-               for address, family in (("10.0.2.2", 2), ("fd00:5705::2", 10))]  # fmt: skip
+    with served.stack.root.activate():
+        servers = [create_server((address, 80), family=family) for address, family in (("10.0.2.2", 2), ("fd00:5705::2", 10))]
     threads = [threading.Thread(target=serve_http, args=(server, BODY)) for server in servers]
     for thread in threads:
         thread.start()

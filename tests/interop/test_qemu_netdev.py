@@ -133,7 +133,8 @@ def test_two_stacks_talk_through_qemu(emulator, folder, ends):
         end = time.monotonic() + 10
         while not all(runner.poller.ports[0].device.link_up for runner in runners) and time.monotonic() < end:
             time.sleep(0.02)
-        server = cleanup.enter_context(create_server(one, ("10.9.0.1", 80), capability=one.stack.root))
+        with one.stack.root.activate():
+            server = cleanup.enter_context(create_server(("10.9.0.1", 80)))
         server.settimeout(20)
         digests = []
 
@@ -148,7 +149,9 @@ def test_two_stacks_talk_through_qemu(emulator, folder, ends):
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()
-        with create_connection(two, ("10.9.0.1", 80), timeout=20, capability=two.stack.root) as sock:
+        with two.stack.root.activate():
+            client = create_connection(("10.9.0.1", 80), timeout=20)
+        with client as sock:
             sock.sendall(data)
             sock.shutdown(1)
             answer = b""

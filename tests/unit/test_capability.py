@@ -5,10 +5,12 @@ import contextlib
 import copy
 import errno
 import gc
+import itertools
 import pickle
 import socket
 import sys
 from dataclasses import FrozenInstanceError
+from random import Random
 
 import pytest
 from hypothesis import assume, given, strategies as st
@@ -489,3 +491,28 @@ def test_a_refused_look_up_is_an_error_of_both_kinds():
     error = CapabilityResolveError("resolve", "example.org", "no rule")
     assert isinstance(error, socket.gaierror) and isinstance(error, CapabilityError) and isinstance(error, PermissionError)
     assert error.errno == socket.EAI_FAIL and "example.org" in str(error)
+
+
+def test_many_rules_decide_as_each_of_them_would():
+    """Rules are found by their prefix; what is found must not depend on that."""
+    random = Random(1)
+    networks = ["10.0.0.0/8", "10.1.0.0/16", "10.1.2.0/24", "10.1.2.3", "0.0.0.0/0", "224.0.0.0/4", "0.0.0.0", "*",
+                "[::/0]", "[2001:db8::/32]", "[2001:db8::1]", "[::]", "[ff00::/8]"]  # fmt: skip
+    addresses = list(map(parse_address, ("10.1.2.3", "10.1.2.4", "10.1.9.9", "10.9.9.9", "192.0.2.1", "0.0.0.0", "224.0.0.1",
+                                         "255.255.255.255", "::", "::1", "2001:db8::1", "2001:db8::2", "ff02::1", "fe80::1")))  # fmt: skip
+
+    def some_rules(count):
+        return [Rule.parse(f"{random.choice(['tcp', 'udp', '*'])}:{random.choice(['connect', 'bind', 'connect,bind', '*'])}:"
+                           f"{random.choice(networks)}:{random.choice(['80', '1-1024', '*'])}") for _ in range(count)]  # fmt: skip
+
+    decisions = set()
+    for _ in range(40):
+        rules, denials = some_rules(random.randrange(6)), some_rules(random.randrange(3))
+        capability = _root().attenuate(rules, deny=denials)
+        for address, operation, protocol, port in itertools.product(addresses, ("connect", "bind"), ("tcp", "udp"), (80, 8080)):
+            expected = any(operation in rule.operations and rule.protocol in ("*", protocol) and rule.covers_address(address)
+                           and rule.covers_port(port) for rule in rules)  # fmt: skip
+            expected = expected and not any(denial.forbids(operation, protocol, address, port) for denial in denials)
+            assert capability.allows(operation, protocol, address, port) == expected
+            decisions.add(expected)
+    assert decisions == {True, False}

@@ -44,10 +44,10 @@ class Deliveries:
             if len(self.waiting) == 1:
                 self._wake()
 
-    def run(self) -> None:
-        """Delivers to all that wait by now; what is added meanwhile is for the next round."""
+    def run(self, count: int) -> None:
+        """Delivers to the first `count` that wait: what is added by callbacks of the same turn is for the next one."""
         waiting = self.waiting
-        for _ in range(len(waiting)):
+        for _ in range(count):
             sink = waiting.popleft()
             sink.queued = False
             sink.context.run(sink.deliver)

@@ -129,7 +129,7 @@ class SwosEventLoop(SocketCalls, asyncio.SelectorEventLoop):
 
     def _stacks_polled(self) -> None:
         if self._deliveries.waiting:
-            self.call_soon(self._deliveries.run)
+            self.call_soon(self._deliveries.run, len(self._deliveries.waiting))
 
     # Sockets
 
@@ -167,6 +167,9 @@ class SwosEventLoop(SocketCalls, asyncio.SelectorEventLoop):
             raise RuntimeError(f"File descriptor {fd!r} is used by transport {transport!r}")
 
     async def getaddrinfo(self, host, port, *, family=0, type=0, proto=0, flags=0):
+        if getattr(stdlib.getaddrinfo, "__globals__", None) is not vars(stdlib):
+            # a program that has put another function there means it to be asked
+            return await super().getaddrinfo(host, port, family=family, type=type, proto=proto, flags=flags)
         found = await run_async(getaddrinfo_steps(self._capability_now(), host, port, family, type, proto, flags))
         return [(stdlib.AddressFamily(af), stdlib.SocketKind(kind), *rest) for af, kind, *rest in found]
 

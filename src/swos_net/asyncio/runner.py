@@ -73,7 +73,7 @@ class StackRunner:
         self.driver.stop()
         self.driver.end(self)
         if self.deliveries.waiting:
-            self.loop.call_soon(self.deliveries.run)
+            self.loop.call_soon(self.deliveries.run, len(self.deliveries.waiting))
         for transport in list(self._transports):
             transport._force_close(os_error(errno.ENETDOWN, f"{self.stack.name} is no longer served"))
 
@@ -139,7 +139,7 @@ class StackRunner:
         try:
             self.driver.poll(self.loop.time())
             if self.deliveries.waiting:
-                self.deliveries.run()
+                self.deliveries.run(len(self.deliveries.waiting))
             if self._stopped:
                 return
             due = self.driver.flush(self.loop.time())

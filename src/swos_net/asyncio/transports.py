@@ -65,10 +65,12 @@ class _CoreTransport(_FlowControlMixin):
             server._attach(*(self,) * _CLIENTS_BY_TRANSPORT)
         self.set_protocol(protocol)
         loop.call_soon(self._protocol.connection_made, self)
-        if waiter is not None:
-            # whoever waits goes on before the first data is delivered
+        if waiter is None:
+            loop.call_soon(self._start)
+        else:
             loop.call_soon(futures._set_result_unless_cancelled, waiter, None)
-        loop.call_soon(self._start)
+            # a turn later: whoever waits goes on before anything is delivered, as with asyncio's own
+            loop.call_soon(loop.call_soon, self._start)
 
     def __repr__(self) -> str:
         state = "closed" if self._core is None else "closing" if self._closing else "open"

@@ -23,11 +23,12 @@ class FlowPath:
     `granted` is the capability that was asked whether its holder may send along this path; None: none was.
     """
 
-    __slots__ = ("c", "granted", "pointer")
+    __slots__ = ("c", "granted", "link_destination", "pointer")
 
     def __init__(self, local: bytes, local_port: int, remote: bytes, remote_port: int, hop_limit: int, identification: int = 0):
         """Addresses of 16 bytes; `identification` is that of the first IPv4 packet."""
         self.granted: object = None
+        self.link_destination = b""  # read it, set it with `set_link`
         self.c = ffi.new("flow_path *")
         self.c.local = local
         self.c.remote = remote
@@ -37,14 +38,10 @@ class FlowPath:
         self.c.identification = identification & 0xFFFF
         self.pointer = int(ffi.cast("uintptr_t", self.c))
 
-    @property
-    def link_destination(self) -> bytes:
-        return bytes(self.c.link_destination)
-
     def set_link(self, source: bytes, destination: bytes) -> None:
         """The Ethernet addresses of the next hop's link."""
         self.c.link_source = source
-        self.c.link_destination = destination
+        self.c.link_destination = self.link_destination = destination
 
 
 class Batch:

@@ -126,6 +126,16 @@ class NeighborCache:
 
     # Asking
 
+    def known(self, address: bytes, now: float) -> bytes | None:
+        """What `resolve` gives where asking changes nothing, so that no deadline moves; None for any other address."""
+        entry = self._entries.get(address)
+        if entry is None or entry.state == NeighborState.STALE:
+            return None
+        if entry.state == NeighborState.REACHABLE and now >= entry.reachable_until:
+            return None
+        self._entries.move_to_end(address)
+        return entry.link_address
+
     def resolve(self, address: bytes, now: float) -> bytes | None:
         """The link address to send to now, or None while it is being found out: then `hold` the packet.
 

@@ -66,7 +66,7 @@ class Poller:
         if self.stack.loopback.has_output:
             self._loop(now)
         for port in self.ports:
-            if port.batch.count or port.interface.has_output:
+            if port.interface.has_output or port.batch.count:
                 self._transmit(port, now)
 
     def failed(self, now: float) -> None:

@@ -5,6 +5,7 @@ The rules are glibc's as CPython calls it: the same arguments are refused with t
 
 import re
 import socket as stdlib
+import sys
 import _socket
 
 from swos_net.address import IPV4_PREFIX, format_address, is_ipv4
@@ -62,7 +63,7 @@ def service_text(port: int | str | bytes | None) -> str | None:
     if port is None:
         return None
     if type(port) is int or isinstance(port, int) and not isinstance(port, bool):
-        if not -(1 << 63) <= port < 1 << 63:
+        if not -(1 << 63) <= port < 1 << 63 and sys.version_info < (3, 12):
             raise OverflowError("Python int too large to convert to C long")
         return str(int(port))
     if isinstance(port, str):

@@ -75,7 +75,7 @@ def writable(buffer: Any, name: str) -> memoryview:
         view = memoryview(buffer)
     except TypeError:
         view = None
-    if view is None or view.readonly:
+    if view is None or view.readonly or not view.c_contiguous:
         raise TypeError(f"{name}() argument 1 must be read-write bytes-like object, not {type(buffer).__name__}")
     return flat(view)
 

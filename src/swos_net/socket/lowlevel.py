@@ -27,11 +27,9 @@ from swos_net.socket.constants import (
     MSG_DONTWAIT,
     MSG_PEEK,
     MSG_WAITALL,
-    SO_ERROR,
     SOCK_CLOEXEC,
     SOCK_NONBLOCK,
     SOCK_STREAM,
-    SOL_SOCKET,
 )
 
 C = _socket.socket  # the class of the kernel's sockets
@@ -198,8 +196,7 @@ class LowLevelSocket(stdlib.socket):
             C.close(self)
             return
         driver = self._driver
-        if self._tls is not None and driver.serving:
-            self._tls.absorb()
+        tls = self._tls
         self._let_go()
         if not driver.serving:
             if mirror is not None:
@@ -208,6 +205,8 @@ class LowLevelSocket(stdlib.socket):
         with driver.entered() as now:
             if mirror is not None and not mirror.close(descriptor):
                 return
+            if tls is not None:
+                tls.absorb()  # in here, so that nothing arrives before the socket is closed
             core.close(now)
             driver.woken(core)
         if core.linger_seconds:
@@ -273,13 +272,14 @@ class LowLevelSocket(stdlib.socket):
                 with driver.entered() as now:
                     return call(*given, now)
             except BlockingIOError:
-                if limit == 0 or flags & MSG_DONTWAIT:
-                    raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable") from None
-                if deadline is None:
-                    deadline = self._deadline(core, mask, limit)
+                pass
             except OSError as error:
                 # its traceback would keep views of the caller's buffer, who then could not resize it
                 raise error.with_traceback(None)
+            if limit == 0 or flags & MSG_DONTWAIT:
+                raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
+            if deadline is None:
+                deadline = self._deadline(core, mask, limit)
             if deadline is not None and deadline < 0:  # SO_RCVTIMEO, SO_SNDTIMEO
                 self._wait_option(driver, core, mask, -deadline)
             else:
@@ -452,20 +452,32 @@ class LowLevelSocket(stdlib.socket):
 
     def _receive_all(self, view: memoryview, flags: int) -> int:
         """MSG_WAITALL: all of it, SO_RCVLOWAT: so much of it, unless the stream ends or fails."""
+        core = self._core
+        low = core.option("receive_low", 1)
+        least = len(view) if flags & MSG_WAITALL else min(low, len(view))
         total = 0
-        least = len(view) if flags & MSG_WAITALL else min(self._core.option("receive_low", 1), len(view))
-        while total < least:
-            try:
-                with view[total:] as rest:
-                    taken = self._call(POLLIN, flags, self._core.receive_into, rest, len(rest), flags)
-            except OSError:
-                if total:
+        try:
+            while total < least:
+                if low > 1:  # who waits for the rest is woken by less
+                    self._expect(min(low, least - total))
+                try:
+                    with view[total:] as rest:
+                        taken = self._call(POLLIN, flags, core.receive_into, rest, len(rest), flags)
+                except OSError:
+                    if total:
+                        break
+                    raise
+                total += taken
+                if not taken or flags & MSG_PEEK:
                     break
-                raise
-            total += taken
-            if not taken or flags & MSG_PEEK:
-                break
+        finally:
+            if low > 1:
+                self._expect(low)
         return total
+
+    def _expect(self, octets: int) -> None:
+        with self._driver.entered() as now:
+            self._core.expect(octets, now)
 
     def recvfrom(self, bufsize, flags=0, /) -> tuple[bytes, Any]:
         core = self._core
@@ -491,7 +503,7 @@ class LowLevelSocket(stdlib.socket):
             return C.recvmsg(self, bufsize, ancbufsize, flags)
         bufsize = arguments.size(bufsize, "negative buffer size in recvmsg()")
         ancbufsize, flags = _ancillary_size(ancbufsize), arguments.integer(flags)
-        if flags & MSG_WAITALL and self._limit != 0 and self._type == SOCK_STREAM:
+        if self._waits_for_more(flags):
             return self.recv(bufsize, flags), [], 0, None
         return self._call(POLLIN, flags, core.receive_message, bufsize, ancbufsize, flags)
 

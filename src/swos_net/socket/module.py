@@ -145,6 +145,8 @@ def _name_functions(authority: Callable[[], Capability]) -> tuple[Callable, ...]
         index = operator.index(index)
         if index < 0:
             raise OverflowError("can't convert negative value to unsigned int")
+        if index >> 32:
+            raise OverflowError("Python int too large to convert to C unsigned int")
         for number, name in interfaces():
             if number == index:
                 return name

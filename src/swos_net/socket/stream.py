@@ -386,6 +386,10 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
     def set_keepalive(self, on: bool, now: float) -> None:
         tcp_options.changed(self, "keepalive", on, now)
 
+    def expect(self, octets: int, now: float) -> None:
+        """Who waits is woken by so many octets, whatever SO_RCVLOWAT says."""
+        tcp_options.changed(self, "receive_low", octets, now)
+
     def set_receive_low(self, octets: int, now: float) -> int:
         octets = min(octets, (self.option("receive_buffer") or 2 * self.stack.config.tcp.receive_buffer) // 4)
         tcp_options.changed(self, "receive_low", octets, now)

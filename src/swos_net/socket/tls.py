@@ -139,13 +139,20 @@ class TlsConnection:
 
         Unread, it would make of the close a reset, which the peer would take for a failure.
         """
-        with suppress(OSError), self._lock:  # SSLError is one; TlsConnection waits for nothing here
+        # who calls is inside the stack: must not wait for one who holds the lock and wants to get in
+        if not self._lock.acquire(False):
+            return
+        try:
             while self._receive_some():
                 try:
                     if self._tls.read(1) is not None:
                         return  # data, or the end
                 except SSLWantReadError:
                     pass
+        except OSError:  # SSLError is one
+            pass
+        finally:
+            self._lock.release()
 
     def _run(self, operation: Callable[..., Any], name: str, limit: "_Limit", *arguments: Any) -> Any:
         """Repeats `operation` until memory holds what it needs, sending what it says on the way."""

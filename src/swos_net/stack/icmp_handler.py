@@ -4,7 +4,7 @@ import errno
 
 from swos_net.address import is_ipv4
 from swos_net.dataplane.burst import DropReason
-from swos_net.icmp.echo import echo_reply
+from swos_net.icmp.echo import echo_reply, reflected_options
 from swos_net.icmp.errors import IcmpErrorPolicy, QuotedPacket, parse_error
 from swos_net.ip.pmtu import next_plateau
 from swos_net.stack.interface import UNICAST
@@ -32,14 +32,14 @@ class IcmpHandler:
         self.policy = IcmpErrorPolicy(stack.config)
 
     def message_received(self, interface, local: bytes, remote: bytes, message: bytes, hop_limit: int, destination_kind: int,
-                         link_source: bytes | None, now: float) -> DropReason:  # fmt: skip
-        """`message` from its type on, checksum verified."""
+                         link_source: bytes | None, now: float, options: bytes = b"") -> DropReason:  # fmt: skip
+        """`message` from its type on, checksum verified; `options` are those of its IPv4 header."""
         stack = self.stack
         stack.counters["IcmpInMsgs"] += 1
         kind = message[0]
         if is_ipv4(local):
             if kind == icmpv4.ECHO_REQUEST:
-                return self._echo(interface, local, remote, message, destination_kind, now)
+                return self._echo(interface, local, remote, message, destination_kind, now, options)
             if icmpv4.is_error(kind):
                 return self._error(4, message, now)
             return DropReason.NONE
@@ -52,7 +52,8 @@ class IcmpHandler:
             return self._error(6, message, now)
         return DropReason.NONE
 
-    def _echo(self, interface, local: bytes, remote: bytes, message: bytes, destination_kind: int, now: float) -> DropReason:
+    def _echo(self, interface, local: bytes, remote: bytes, message: bytes, destination_kind: int, now: float,
+              options: bytes = b"") -> DropReason:  # fmt: skip
         source = local
         if destination_kind != UNICAST:
             if is_ipv4(local):
@@ -64,7 +65,9 @@ class IcmpHandler:
         if reply is None:
             return DropReason.BAD_ICMP
         self.stack.counters["IcmpOutEchoReps"] += 1
-        self.stack.send_ip(interface, source, remote, 1 if is_ipv4(remote) else 58, reply, now)
+        if options:
+            options = reflected_options(options, source, now)
+        self.stack.send_ip(interface, source, remote, 1 if is_ipv4(remote) else 58, reply, now, options=options)
         return DropReason.NONE
 
     def _error(self, family: int, message: bytes, now: float) -> DropReason:

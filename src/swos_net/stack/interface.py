@@ -12,6 +12,8 @@ from swos_net.address import (
     ALL_NODES6,
     ALL_ROUTERS6,
     BROADCAST4,
+    UNSPECIFIED4,
+    UNSPECIFIED6,
     is_ipv4,
     is_link_local,
     is_multicast,
@@ -22,15 +24,18 @@ from swos_net.address import (
     solicited_node,
 )
 from swos_net.dataplane.batch import Batch, FlowPath, link_limits
-from swos_net.errors import os_error
+from swos_net.errors import WireError, os_error
+from swos_net.ip.membership import Membership
 from swos_net.ip.routing import InterfaceAddress, select_source
 from swos_net.link import LinkFeatures, Medium, Offload
 from swos_net.neighbor import arp, cache, ndisc
 from swos_net.neighbor.router_advertiser import RouterAdvertiser, RouterAdvertiserConfig
 from swos_net.stack.counters import Counters
-from swos_net.wire import ipv6
+from swos_net.wire import igmp, ipv4, ipv6, mld
+from swos_net.wire.igmp import Message, Query, Report
 
 CONTROL_FRAMES_MAX = 1024
+INTERNETWORK_CONTROL = 0xC0  # RFC 3376 4, of the TOS field
 BROADCAST_MAC = b"\xff" * 6
 ETHERTYPE_ARP = b"\x08\x06"
 ETHERTYPE_IPV4 = b"\x08\x00"
@@ -73,6 +78,10 @@ class Interface:
         mac = link.address or bytes(6)
         self.arp = arp.Arp(self.neighbors, mac, self.source_towards, random=stack.random)
         self.ndisc = ndisc.NeighborDiscovery(self.neighbors, mac, config, self.source_towards, random=stack.random)
+        # on other media nobody keeps account of groups
+        ethernet = link.medium is Medium.ETHERNET
+        self.igmp = Membership(ipv4=True, mtu=link.mtu, random=stack.random) if ethernet else None
+        self.mld = Membership(ipv4=False, mtu=link.mtu, random=stack.random) if ethernet else None
 
     # Addresses
 
@@ -86,7 +95,7 @@ class Interface:
                 network = int.from_bytes(address[12:], "big") | host_bits
                 self.destinations[address[:12] + network.to_bytes(4, "big")] = BROADCAST
         else:
-            self.destinations[solicited_node(address)] = MULTICAST
+            self.join_group(solicited_node(address), now)  # RFC 4862 5.4.2: before anything is sent from it
         if not probe:
             self.destinations[address] = UNICAST
         if self.link.medium is Medium.ETHERNET:
@@ -97,6 +106,8 @@ class Interface:
     def remove_address(self, address: bytes, now: float) -> None:
         self.addresses = [entry for entry in self.addresses if entry.address != address]
         self.destinations.pop(address, None)
+        if not is_ipv4(address) and (self.number, solicited_node(address)) not in self.stack.groups.members:
+            self.leave_group(solicited_node(address), now)
         if self.link.medium is Medium.ETHERNET:
             (self.arp if is_ipv4(address) else self.ndisc).remove_address(address)
 
@@ -114,11 +125,20 @@ class Interface:
     def join_group(self, group: bytes, now: float) -> None:
         """Somebody here wants to hear a multicast group."""
         self.destinations[group] = MULTICAST
+        membership = self.igmp if is_ipv4(group) else self.mld
+        if membership is not None:
+            membership.join(group, now)
+            self.pump(now)
 
     def leave_group(self, group: bytes, now: float) -> None:
         """Nobody wants to hear it any more."""
-        if group not in self._own_groups():
-            self.destinations.pop(group, None)
+        if group in self._own_groups():
+            return
+        self.destinations.pop(group, None)
+        membership = self.igmp if is_ipv4(group) else self.mld
+        if membership is not None:
+            membership.leave(group, now)
+            self.pump(now)
 
     def _own_groups(self) -> set[bytes]:
         """Groups that the host itself is in."""
@@ -134,7 +154,7 @@ class Interface:
         if self.link.address is None:
             raise os_error(errno.EOPNOTSUPP, "router advertisements need a link with link-local addresses")
         source = link_local_from_mac(self.link.address)
-        self.destinations[ALL_ROUTERS6] = MULTICAST
+        self.join_group(ALL_ROUTERS6, now)
         self.ndisc.is_router = True
         self.advertiser = RouterAdvertiser(config, self.link.address, source, random=self.stack.random, cache=self.neighbors)
         self.advertiser.start(now)
@@ -150,19 +170,21 @@ class Interface:
 
     def link_address_of(self, next_hop: bytes, now: float) -> bytes | None:
         """Where frames for `next_hop` go; None while it is being resolved."""
+        neighbors = self.neighbors
+        link_address = neighbors.known(next_hop, now)
+        if link_address is not None:
+            return link_address
         if self.link.medium is not Medium.ETHERNET:
             return self.no_link_address
         if is_multicast(next_hop):
             return multicast_mac(next_hop)
         if self.destinations.get(next_hop) == BROADCAST:
             return BROADCAST_MAC
-        link_address = self.neighbors.resolve(next_hop, now)
+        link_address = neighbors.resolve(next_hop, now)
         if link_address is None:
             self.pump(now)
         else:
-            deadline = self.neighbors.next_deadline()  # a stale neighbour that is used will be probed
-            if deadline is not None and (self.scheduled is None or deadline < self.scheduled):
-                self.stack.deadlines.schedule(self)
+            self.stack.deadlines.schedule(self)  # a stale neighbour that is used will be probed
         return link_address
 
     def hold(self, next_hop: bytes, packet: bytes) -> None:
@@ -183,8 +205,55 @@ class Interface:
         self.ndisc.message_received(source, destination, hop_limit, message, link_source, now)
         self.pump(now)
 
+    def igmp_received(self, destination: bytes, hop_limit: int, options: bytes, message: bytes, now: float) -> bool:
+        """A packet of protocol 2; False when it is malformed."""
+        try:
+            parsed = igmp.parse(message)
+        except WireError:
+            return False
+        # RFC 3376 9.1: queries without Router Alert are to be ignored; those of version 1 know no such thing
+        alert = igmp.ROUTER_ALERT[:2] in options or (isinstance(parsed, Query) and parsed.version == 1)
+        self._membership_heard(self.igmp, parsed, hop_limit == 1 and alert, destination == igmp.ALL_SYSTEMS, now)
+        return True
+
+    def mld_received(self, source: bytes, destination: bytes, hop_limit: int, alert: bool, message: bytes, now: float) -> bool:
+        """An ICMPv6 message of `mld.TYPES`; False when it is malformed.  `alert`: the packet had that option."""
+        try:
+            parsed = mld.parse(message, source, destination)
+        except WireError:
+            return False
+        # RFC 3810 6: from a link-local address, with a hop limit of 1 and Router Alert
+        valid = hop_limit == 1 and alert and is_link_local(source)
+        self._membership_heard(self.mld, parsed, valid, destination == ALL_NODES6, now)
+        return True
+
+    def _membership_heard(self, membership: Membership | None, message: Message, valid: bool, to_all: bool, now: float) -> None:
+        if membership is None or not valid:
+            return
+        if isinstance(message, Query):
+            if to_all or message.group is not None:  # RFC 3376 9.1
+                membership.query_received(message, now)
+        elif isinstance(message, Report):
+            membership.report_heard(message, now)
+        self.pump(now)
+
+    def _queue_memberships(self, now: float) -> None:
+        """RFC 3376 4, RFC 3810 5: with a hop limit of 1 and Router Alert, from an unspecified address while there is none."""
+        for destination, message in self.igmp.packets_to_send(now):
+            source = self.source_towards(destination) or UNSPECIFIED4
+            header = ipv4.Ipv4Header(source, destination, ipv4.PROTOCOL_IGMP, 1, tos=INTERNETWORK_CONTROL, options=igmp.ROUTER_ALERT)
+            self._queue_packet(multicast_mac(destination), ipv4.emit(header, igmp.emit(message)))
+        for destination, message in self.mld.packets_to_send(now):
+            own = (entry.address for entry in self.addresses if not entry.tentative and not is_ipv4(entry.address))
+            source = next(filter(is_link_local, own), UNSPECIFIED6)
+            payload = ipv6.emit_router_alert(ipv6.PROTOCOL_ICMPV6) + mld.emit(message, source, destination)
+            packet = ipv6.emit(ipv6.Ipv6Header(source, destination, ipv6.HOP_BY_HOP, 1), payload)
+            self._queue_packet(multicast_mac(destination), packet)
+
     def pump(self, now: float) -> None:
         """Moves what the neighbour machines have to say into frames, and acts on their events."""
+        if self.mld is not None:
+            self._queue_memberships(now)
         for destination, payload in self.arp.packets_to_send(now):
             self.queue_frame(destination + self.link.address + ETHERTYPE_ARP + payload)
         while packets := self.ndisc.packets_to_send(now):  # resolving one's destination may ask for another
@@ -202,7 +271,7 @@ class Interface:
         for machine in (self.arp, self.ndisc):
             while (event := machine.next_event()) is not None:
                 if isinstance(event, (arp.AddressReady, ndisc.AddressReady)):
-                    self._address_ready(event.address)
+                    self._address_ready(event.address, now)
                 elif isinstance(event, (arp.Conflict, ndisc.DuplicateAddress)):
                     self.counters["AddressConflicts"] += 1
                     if event.lost:
@@ -210,11 +279,13 @@ class Interface:
                 self.stack.tell(event, self)
         self.stack.deadlines.schedule(self)
 
-    def _address_ready(self, address: bytes) -> None:
+    def _address_ready(self, address: bytes, now: float) -> None:
         for entry in self.addresses:
             if entry.address == address:
                 entry.tentative = False
                 self.destinations[address] = UNICAST
+        if not is_ipv4(address) and is_link_local(address) and self.mld is not None:
+            self.mld.announce(now)
 
     def _queue_icmpv6(self, source: bytes, destination: bytes, hop_limit: int, message: bytes, now: float) -> None:
         packet = ipv6.emit(ipv6.Ipv6Header(source, destination, ipv6.PROTOCOL_ICMPV6, hop_limit), message)
@@ -313,13 +384,16 @@ class Interface:
 
     # Time
 
+    @property
+    def _machines(self) -> tuple:
+        return self.neighbors, self.arp, self.ndisc, self.advertiser, self.igmp, self.mld
+
     def next_deadline(self) -> float | None:
-        machines = (self.neighbors, self.arp, self.ndisc, self.advertiser)
-        deadlines = [machine.next_deadline() for machine in machines if machine is not None]
+        deadlines = [machine.next_deadline() for machine in self._machines if machine is not None]
         return min((deadline for deadline in deadlines if deadline is not None), default=None)
 
     def handle_timeout(self, now: float) -> None:
-        for machine in (self.neighbors, self.arp, self.ndisc, self.advertiser):
+        for machine in self._machines:
             if machine is not None:
                 machine.handle_timeout(now)
         self.pump(now)

@@ -12,15 +12,17 @@ from swos_net.stack.interface import BROADCAST, UNICAST
 from swos_net.tcp.events import Event
 from swos_net.tcp.segment import ACK, HAS_OTHER_OPTIONS, HAS_SACK, SYN, Segment
 from swos_net.errors import WireError
-from swos_net.wire import icmpv4, icmpv6, ipv4, ipv6
+from swos_net.wire import icmpv4, icmpv6, ipv4, ipv6, mld
 
 PROTOCOL_ICMP = 1
+PROTOCOL_IGMP = 2
 PROTOCOL_TCP = 6
 PROTOCOL_UDP = 17
 PROTOCOL_ICMPV6 = 58
 ECHO_PROTOCOLS = (PROTOCOL_ICMP, PROTOCOL_ICMPV6)
 ETHERTYPE_ARP = 0x0806
 FRAGMENT = int(FrameFlag.FRAGMENT)
+HOP_BY_HOP = int(FrameFlag.HOP_BY_HOP)
 LINK_GROUP = int(FrameFlag.LINK_BROADCAST | FrameFlag.LINK_MULTICAST)
 MERGED = int(DropReason.MERGED)
 BAD_EXTENSION = int(DropReason.BAD_EXTENSION)
@@ -156,6 +158,11 @@ class IpInput:
         if flags & FRAGMENT:
             return self._fragment(interface, burst, index, local, remote, protocol, network, transport, payload_length, fragment_offset,
                                   more_fragments, identification, now)  # fmt: skip
+        if protocol == PROTOCOL_IGMP and is_ipv4(local):
+            options = burst.header(index, network + ipv4.HEADER_LENGTH, transport)
+            if not interface.igmp_received(local, hop_limit, options, burst.copy(index, transport, payload_length), now):
+                return DropReason.BAD_ICMP
+            flags &= ~UNKNOWN_PROTOCOL
         if protocol in self.stack.raw.protocols:
             packet = burst.copy(index, network, transport - network + payload_length)
             if self.stack.raw.received(interface.number, local, remote, protocol, packet, transport - network, hop_limit, traffic_class):
@@ -174,11 +181,25 @@ class IpInput:
             packet = burst.copy(index, network, min(frame_length - network, QUOTE_BYTES))
             self._unknown_protocol(interface, packet, local, protocol, kind, bool(flags & LINK_GROUP), now)
             return DropReason.NO_SOCKET
+        if protocol == PROTOCOL_IGMP:
+            return DropReason.NONE
         if is_unspecified(remote) and is_ipv4(local):
             return DropReason.BAD_SOURCE
         link_source = burst.header(index, 6, 12) if interface.link.medium is Medium.ETHERNET else None
         message = burst.copy(index, transport, payload_length)
-        return self.stack.icmp.message_received(interface, local, remote, message, hop_limit, kind, link_source, now)
+        if message[0] in mld.TYPES and protocol == PROTOCOL_ICMPV6:
+            alert = bool(flags & HOP_BY_HOP) and self._router_alert(burst.copy(index, network, transport - network + 4))
+            heard = interface.mld_received(remote, local, hop_limit, alert, message, now)
+            return DropReason.NONE if heard else DropReason.BAD_ICMP
+        options = burst.header(index, network + ipv4.HEADER_LENGTH, transport) if is_ipv4(local) else b""
+        return self.stack.icmp.message_received(interface, local, remote, message, hop_limit, kind, link_source, now, options)
+
+    @staticmethod
+    def _router_alert(packet: bytes) -> bool:
+        try:
+            return ipv6.walk_extensions(packet, packet[6]).router_alert
+        except WireError:
+            return False  # more options than anybody needs
 
     def _unknown_protocol(self, interface, packet: bytes, local: bytes, protocol: int, kind: int, link_group: bool, now: float) -> None:
         pointer = 0

@@ -231,11 +231,11 @@ class Stack:
             return []
 
     def send_ip(self, interface: Interface, source: bytes, remote: bytes, protocol: int, payload: bytes, now: float,
-                hop_limit: int | None = None, traffic_class: int = 0) -> None:  # fmt: skip
-        """An IP packet around `payload`, fragmented where it must be."""
+                hop_limit: int | None = None, traffic_class: int = 0, options: bytes = b"") -> None:  # fmt: skip
+        """An IP packet around `payload`, fragmented where it must be; `options` are of an IPv4 header."""
         hop_limit = self.config.hop_limit if hop_limit is None else hop_limit
         if is_ipv4(remote):
-            header = ipv4.Ipv4Header(source, remote, protocol, hop_limit, traffic_class, self.random.getrandbits(16))
+            header = ipv4.Ipv4Header(source, remote, protocol, hop_limit, traffic_class, self.random.getrandbits(16), options=options)
             packet = ipv4.emit(header, payload)
         else:
             packet = ipv6.emit(ipv6.Ipv6Header(source, remote, protocol, hop_limit, traffic_class), payload)

@@ -193,14 +193,20 @@ class TcpEndpoint(Endpoint):
         self.changed(now)
 
     def changed(self, now: float) -> None:
-        if self.connection.tcb.events:
+        """To be called after anything that the connection may answer, tell or wait for."""
+        connection = self.connection
+        if connection.tcb.events:
             self.events_happened()
-        if not self.output_pending:
+        if self.output_pending:
+            return  # what goes out sees to the deadline
+        if connection.has_output:
             self.output_pending = True
-            self.interface.output_ready.append(self)
-            if self.interface.wants_output is not None:
-                self.interface.wants_output()
-        self.stack.deadlines.schedule(self)
+            interface = self.interface
+            interface.output_ready.append(self)
+            if interface.wants_output is not None:
+                interface.wants_output()
+        else:
+            self.stack.deadlines.schedule(self)
 
     def events_happened(self) -> None:
         """Tells the owner, the listener and the watchers what the connection reports."""
@@ -225,13 +231,14 @@ class TcpEndpoint(Endpoint):
         """Adds what may go out now; True when there is more than the batch had room for."""
         if self.path.granted is not self.capability:
             self.stack.counters["OutNotAllowed"] += 1  # whatever let the endpoint get here, nobody asked its capability
+            self.stack.deadlines.schedule(self)
             return False
         interface = self.interface
         link_address = interface.link_address_of(self.next_hop, now)
         if link_address is None:
             return self._transmit_later(now)
         path = self.path
-        if link_address is not interface.no_link_address and path.link_destination != link_address:
+        if link_address != path.link_destination:
             path.set_link(interface.link.address, link_address)
         batch.path = path.pointer
         before = batch.count

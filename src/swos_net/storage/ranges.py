@@ -40,6 +40,16 @@ class RangeSet:
         index = bisect_left(self.ranges, (position + 1,)) - 1
         return self.ranges[index] if index >= 0 and self.ranges[index][1] > position else None
 
+    def first_overlap(self, start: int, end: int) -> tuple[int, int] | None:
+        """The first part of [start, end) that is in the set."""
+        ranges = self.ranges
+        index = bisect_left(ranges, (start + 1,)) - 1
+        if index < 0 or ranges[index][1] <= start:
+            index += 1
+        if index == len(ranges) or ranges[index][0] >= end:
+            return None
+        return max(start, ranges[index][0]), min(end, ranges[index][1])
+
     def take_from(self, position: int) -> int:
         """Removes what is in order at `position` and before; returns the position after it."""
         while self.ranges and self.ranges[0][0] <= position:

@@ -299,6 +299,17 @@ class Connection:
         """Hands at most `budget` segments to `sink`; True when it should be asked again at once."""
         return tcp_output.segments_to_send(self.tcb, now, sink, budget)
 
+    @property
+    def has_output(self) -> bool:
+        """Whether `segments_to_send` has anything to look at."""
+        tcb = self.tcb
+        if tcb.ack_now or tcb.replies or tcb.syn_wanted or tcb.fin_wanted:
+            return True
+        ring = tcb.send_ring
+        if ring is not None and tcb.snd_nxt < tcb.send_base + ring.tail:
+            return True
+        return tcb.scoreboard.lost_octets > 0 or tcb.loss_probe_wanted or tcb.probe_now
+
     def next_deadline(self) -> float | None:
         return self.tcb.timers.next_deadline()
 

@@ -9,6 +9,7 @@ from swos_net.tcp.segment import HAS_TIMESTAMPS, Segment
 from swos_net.tcp.seqnum import MASK
 from swos_net.tcp.tcb import Tcb
 
+CLOCK_STEP = 1e-6  # times that differ by less are the same
 REORDERING_WINDOW_ROUNDS = 16  # RFC 8985 6.2 step 4: recoveries without a DSACK until the window shrinks again
 
 
@@ -23,7 +24,7 @@ def update(tcb: Tcb, segment: Segment, delivered: Delivered, now: float) -> None
             stamped = tcb.timestamps and segment.options_present & HAS_TIMESTAMPS and segment.ts_ecr
             if stamped and (segment.ts_ecr - tcb.timestamp(sent_at)) & MASK >= 0x80000000:
                 genuine = False  # step 2: it acknowledges an earlier transmission
-            elif tcb.rtt.min_rtt is not None and rtt < tcb.rtt.min_rtt:
+            elif tcb.rtt.min_rtt is not None and rtt < tcb.rtt.min_rtt - CLOCK_STEP:
                 genuine = False
         if genuine:
             recovery.rack_rtt = rtt
@@ -84,17 +85,26 @@ def detect_losses(tcb: Tcb, now: float) -> None:
     allowance = recovery.rack_rtt + reordering_window(tcb)
     rack_end = recovery.rack_end
     wait = 0.0
-    for record in board.records:
-        if record.sacked or record.lost:
+    entries = board.in_time_order()
+    kept = []
+    walked = 0
+    for entry in entries:
+        sent_at, record = entry
+        if sent_at > rack_sent_at:
+            break
+        walked += 1
+        if record.sacked or record.lost or record.sent_at != sent_at:
             continue
-        sent_at = record.sent_at
-        if sent_at > rack_sent_at or (sent_at == rack_sent_at and record.end >= rack_end):
+        if sent_at == rack_sent_at and record.end >= rack_end:
+            kept.append(entry)
             continue
         left = sent_at + allowance - now
         if left <= 1e-9:
             board.mark_lost(record)
-        elif left > wait:
-            wait = left
+        else:
+            wait = max(wait, left)
+            kept.append(entry)
+    entries[:walked] = kept
     if wait:
         tcb.timers.reordering = now + wait
 

@@ -103,6 +103,7 @@ def acknowledged_in_order(tcb: Tcb, segment: Segment, ack: int, advance: int, no
         newest.start = ack
     if gone:
         del records[:gone]
+    board.by_time = None
     rtt = now - newest.sent_at
     if tcb.timestamps and segment.options_present & HAS_TIMESTAMPS and segment.ts_ecr:
         echoed = ((tcb.timestamp(now) - segment.ts_ecr) & MASK) / 1000 + 0.001
@@ -174,7 +175,8 @@ def _count_duplicates(tcb: Tcb, advance: int, duplicate: bool, delivered: Delive
             recovery.duplicate_acks = max(recovery.duplicate_acks - max(advance // tcb.mss - 1, 0), 0)
         else:
             recovery.duplicate_acks = 0
-    elif duplicate:
+    elif duplicate and (recovery.phase is not Phase.LOSS or tcb.snd_nxt > recovery.recover):
+        # after a timeout only for new data: the others answer what had arrived before (RFC 6582 4)
         recovery.duplicate_acks += 1
         delivered.octets += tcb.mss
 
@@ -259,7 +261,8 @@ def _marked(tcb: Tcb, now: float, delivered: int) -> None:
         return  # the peer repeats the mark until it has seen CWR, which went out after `recover`
     recovery.prior_cwnd = tcb.congestion.cwnd
     recovery.undo_possible = False
-    tcb.congestion.on_mark(flight(tcb), now)
+    # what was in flight before this ACK: the mark was set among all of it, however much the ACK covers
+    tcb.congestion.on_mark(min(flight(tcb) + delivered, max(recovery.prior_cwnd, tcb.mss)), now)
     recovery.prr_delivered = recovery.prr_out = 0
     recovery.flight_at_start = max(pipe(tcb) + delivered, tcb.mss)
     recovery.phase = Phase.CWR

@@ -5,10 +5,11 @@ loss ends inside it, and neighbours that the peer has are joined.  So the list s
 Sequence numbers are unbounded (seqnum.py).  Deciding what is lost is not done here but in rack.py and recovery.py.
 """
 
-from bisect import bisect_right
-from operator import attrgetter
+from bisect import bisect_left, bisect_right
+from operator import attrgetter, itemgetter
 
 _START = attrgetter("start")
+_SENT_AT = itemgetter(0)
 
 
 class Transmission:
@@ -73,12 +74,16 @@ class Delivered:
 class Scoreboard:
     """Records in the order of their sequence numbers, without gaps from snd_una to snd_nxt."""
 
-    __slots__ = ("highest_sacked", "lost_octets", "records", "sacked_octets")
+    __slots__ = ("_lost_from", "by_time", "highest_sacked", "lost_octets", "records", "sacked_octets")
 
     def __init__(self) -> None:
         self.records: list[Transmission] = []
         self.sacked_octets = 0
         self.lost_octets = 0
+        # the records that are in flight, by the time they went out, with others that no longer are: only while losses are
+        # looked for (`in_time_order`)
+        self.by_time: list[tuple[float, Transmission]] | None = None
+        self._lost_from = 0  # no record below this is lost
         self.highest_sacked = 0  # end of the highest SACK block; meaningless while nothing is sacked
 
     def sent(self, start: int, end: int, now: float) -> None:
@@ -89,7 +94,19 @@ class Scoreboard:
             if last.sent_at == now and not (last.retransmissions or last.sacked or last.lost):
                 last.end = end
                 return
-        records.append(Transmission(start, end, now))
+        record = Transmission(start, end, now)
+        records.append(record)
+        if self.by_time is not None:
+            self.by_time.append((now, record))
+
+    def in_time_order(self) -> list[tuple[float, Transmission]]:
+        """(sent_at, record) of everything in flight, the oldest first.  An entry whose record is sacked, lost or has gone
+        out again since is out of date; who walks the list takes those out."""
+        if self.by_time is None:
+            entries = [(record.sent_at, record) for record in self.records if not record.sacked and not record.lost]
+            entries.sort(key=_SENT_AT)
+            self.by_time = entries
+        return self.by_time
 
     @property
     def outstanding(self) -> int:
@@ -123,14 +140,18 @@ class Scoreboard:
                 self.lost_octets -= end - start
             delivered.add(record, start, end)
         if gone:
+            for record in records[:gone]:
+                record.sacked = True  # for `by_time`
             del records[:gone]
+            if not records:
+                self.by_time = None
 
     def selectively_acknowledged(self, left: int, right: int, delivered: Delivered) -> None:
         """The peer holds [left, right), out of order (RFC 2018)."""
         records = self.records
         if not self.sacked_octets:
             self.highest_sacked = 0
-        index = max(bisect_right(records, left, key=_START) - 1, 0)
+        index = first = max(bisect_right(records, left, key=_START) - 1, 0)
         changed = False
         while index < len(records):
             record = records[index]
@@ -158,19 +179,18 @@ class Scoreboard:
         if changed:
             if right > self.highest_sacked:
                 self.highest_sacked = right
-            self._join_sacked()
+            self._join_sacked(first, index - 1)
 
-    def _join_sacked(self) -> None:
+    def _join_sacked(self, first: int, last: int) -> None:
+        """Neighbours that are sacked become one record, from the one before `first` to the one after `last`."""
         records = self.records
-        kept = [records[0]]
-        for record in records[1:]:
-            last = kept[-1]
-            if record.sacked and last.sacked:
-                last.end = record.end
-            else:
-                kept.append(record)
-        if len(kept) < len(records):
-            records[:] = kept
+        index = min(last + 1, len(records) - 1)
+        while index > max(first - 1, 0):
+            record, before = records[index], records[index - 1]
+            if record.sacked and before.sacked:
+                before.end = record.end
+                del records[index]
+            index -= 1
 
     def split(self, index: int, position: int) -> None:
         """Makes two records of one, the second beginning at `position`."""
@@ -178,9 +198,13 @@ class Scoreboard:
         rest = Transmission(position, record.end, record.sent_at, record.retransmissions, record.sacked, record.lost)
         record.end = position
         self.records.insert(index + 1, rest)
+        if self.by_time is not None and not rest.sacked and not rest.lost:
+            self.by_time.insert(bisect_right(self.by_time, rest.sent_at, key=_SENT_AT), (rest.sent_at, rest))
 
     def mark_lost(self, record: Transmission) -> None:
         """Gives up one record that was in flight."""
+        if not self.lost_octets or record.start < self._lost_from:
+            self._lost_from = record.start
         record.lost = True
         self.lost_octets += record.end - record.start
 
@@ -218,20 +242,25 @@ class Scoreboard:
         for record in self.records:
             record.lost = False
         self.lost_octets = 0
+        self.by_time = None
 
     def forget_sacked(self) -> None:
         """The peer may have dropped what it reported (RFC 2018 8)."""
         for record in self.records:
             record.sacked = False
         self.sacked_octets = 0
+        self.by_time = None
 
     def first_lost(self) -> int:
         """Index of the lowest record that waits to be sent again, -1 without one."""
-        if self.lost_octets:
-            for index, record in enumerate(self.records):
-                if record.lost:
-                    return index
-        return -1
+        if not self.lost_octets:
+            return -1
+        records = self.records
+        index = bisect_left(records, self._lost_from, key=_START)
+        while not records[index].lost:
+            index += 1
+        self._lost_from = records[index].start
+        return index
 
     def take_lost(self, index: int, length: int, now: float) -> Transmission:
         """The first `length` octets of a lost record go out again."""
@@ -240,9 +269,14 @@ class Scoreboard:
             self.split(index, record.start + length)
         self.lost_octets -= record.end - record.start
         record.lost = False
+        self._went_again(record, now)
+        return record
+
+    def _went_again(self, record: Transmission, now: float) -> None:
         record.sent_at = now
         record.retransmissions += 1
-        return record
+        if self.by_time is not None:
+            self.by_time.append((now, record))
 
     def take_last(self, length: int, now: float) -> Transmission | None:
         """The last octets, at most `length`, go out again as a probe (RFC 8985 7.3); None when the peer has them."""
@@ -255,10 +289,10 @@ class Scoreboard:
         if record.lost:
             record.lost = False
             self.lost_octets -= record.end - record.start
-        record.sent_at = now
-        record.retransmissions += 1
+        self._went_again(record, now)
         return record
 
     def clear(self) -> None:
         self.records.clear()
+        self.by_time = None
         self.sacked_octets = self.lost_octets = 0

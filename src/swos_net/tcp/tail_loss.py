@@ -36,6 +36,8 @@ def timed_out(tcb: Tcb, now: float) -> None:
     tcb.timers.loss_probe = None
     if tcb.scoreboard.records:
         tcb.loss_probe_wanted = True
+        # at its end little of a flight is left
+        tcb.recovery.probe_flight = max(tcb.flight_high, tcb.snd_nxt - tcb.snd_una)
         tcb.timers.retransmission = now + tcb.rtt.rto
 
 
@@ -52,11 +54,9 @@ def acknowledged(tcb: Tcb, segment: Segment, delivered: Delivered, duplicate: bo
         tcb.counters["TcpExtTCPLossProbeRecovery"] += 1
         if recovery.phase is Phase.CWR:
             return  # the window is on its way down
-        # the probe repaired a loss: the congestion response without the recovery.  What is in flight after the end of
-        # a flight says little: the flight counts that suffered the loss.
+        # the probe repaired a loss: the congestion response without the recovery
         congestion = tcb.congestion
-        flight = max(tcb.flight_high, tcb.snd_nxt - tcb.snd_una + delivered.octets)
-        congestion.on_loss(min(flight, congestion.cwnd), now)
+        congestion.on_loss(min(recovery.probe_flight, congestion.cwnd), now)
         congestion.cwnd = min(congestion.cwnd, congestion.ssthresh)
         tcb.cwr_wanted = tcb.ecn
     elif duplicate and not segment.options_present & HAS_SACK:

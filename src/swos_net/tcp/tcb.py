@@ -20,6 +20,7 @@ from swos_net.tcp.scoreboard import Scoreboard
 from swos_net.tcp.state import State
 from swos_net.tcp.timers import Timers
 
+OUT_OF_ORDER_RANGES = 4096  # gaps that are kept: as many as a window of 16 MiB may have when a queue has overflowed
 MSS_DEFAULT = {True: 536, False: 1220}  # RFC 9293 3.7.1: when the peer names none, by "is IPv4"
 
 
@@ -91,7 +92,7 @@ class Tcb:
         self.autotune_taken = 0
         self.send_ring: ByteRing | None = None  # made when first used: an idle connection stays small
         self.receive_ring: ByteRing | None = None
-        self.out_of_order = RangeSet()
+        self.out_of_order = RangeSet(OUT_OF_ORDER_RANGES)
         self.sack_recency: list[int] = []  # where text arrived out of order, the newest first (RFC 2018 4)
 
         # what was agreed on SYN

@@ -41,7 +41,7 @@ def process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
         tcb.ack_now = True
         return
     if tcb.receive_shut and tcb.orphan:
-        # RFC 1122 4.2.2.13: data for a user who has gone is answered with a reset, as a closed port does (RFC 9293 3.10.7.1)
+        # RFC 1122 4.2.2.13: data for a user who has gone is reset, as a closed port does (RFC 9293 3.10.7.1)
         tcb.replies.append((segment.ack, 0, RST))
         tcb.counters["TcpExtTCPAbortOnData"] += 1
         fail(tcb, errno.ECONNRESET)
@@ -83,10 +83,9 @@ def _reassemble(tcb: Tcb, segment: Segment, ring: ByteRing, start: int, skip: in
     rcv_nxt = tcb.rcv_nxt
     tcb.ack_now = True  # RFC 5681 4.2: at once, for a gap and for what fills one
     if not skip:
-        for left, right in tcb.out_of_order.ranges:
-            if right > start:
-                report_duplicate(tcb, max(start, left), min(end, right))  # RFC 2883 4: the first of what came twice
-                break
+        known = tcb.out_of_order.first_overlap(start, end)
+        if known is not None:
+            report_duplicate(tcb, *known)  # RFC 2883 4: the first of what came twice
     if not tcb.out_of_order.add(start, end):
         return False
     recency = tcb.sack_recency

@@ -10,7 +10,7 @@ from swos_net.dataplane.burst import FRAMES, Burst, BytesPayload, DropReason, Fr
 from swos_net.dataplane.byte_ring import ByteRing
 from swos_net.errors import WireError
 from swos_net.link import Medium
-from swos_net.wire import ethernet, ipv4, ipv6, tcp, udp
+from swos_net.wire import ethernet, icmpv4, ipv4, ipv6, tcp, udp
 from swos_net.wire.checksum import internet_checksum, pseudo_header_sum
 
 MAPPED = bytes(10) + b"\xff\xff"
@@ -446,3 +446,10 @@ def test_a_burst_keeps_what_it_points_into():
         burst.add(frame, Medium.IP)
         del frame
     assert [burst.copy(index, 0, 500) for index in range(20)] == expected
+
+
+def test_the_checksum_of_an_echo_reply_of_zeros_is_not_zero():
+    """RFC 1624 3: one's complement has two zeros, and only one of them is right here."""
+    request = icmpv4.emit(icmpv4.echo_request(0, 0))
+    _, burst = decode(ipv4.emit(ipv4.Ipv4Header(MAPPED + bytes((10, 0, 0, 1)), MAPPED + bytes((10, 0, 0, 2)), 1, 64), request), Medium.IP)
+    assert burst.echo_reply(0, Medium.IP, 64)[20:] == b"\0\0\xff\xff" + bytes(4)

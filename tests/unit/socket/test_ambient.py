@@ -22,7 +22,6 @@ from swos_net.socket.ambient import install
 from swos_net.socket.tls import TlsConnection
 
 KEYCERT = Path(__file__).with_name("keycert.pem")
-KERNEL_SOCKET, FAMILY_INDEX = socket.socket, 1
 
 
 class Named(socket.socket):
@@ -152,6 +151,7 @@ def test_the_local_families_stay_the_kernels(wired):
         end.close()
 
 
+@pytest.mark.kernel_sockets
 def test_ways_around_are_refused(wired):
     with wired.root.activate():
         ways = (
@@ -164,11 +164,10 @@ def test_ways_around_are_refused(wired):
 
 
 def test_names_are_looked_up_in_the_stack(wired):
-    wired.client.stack.names.hosts = None
+    wired.client.stack.names.hosts.add("10.0.0.7", "a.test")
     with wired.root.activate():
         for function in (socket.getaddrinfo, early_getaddrinfo):
-            with pytest.raises(socket.gaierror):
-                function("a.test", 80)
+            assert function("a.test", 80, type=socket.SOCK_STREAM)[0][4] == ("10.0.0.7", 80)
         assert socket.gethostbyname("10.0.0.9") == "10.0.0.9"
         assert socket.gethostname() == wired.client.stack.names.hostname
         assert ("lo" in dict(map(reversed, socket.if_nameindex()))) and socket.if_nametoindex("lo") == 1
@@ -228,9 +227,9 @@ def test_tls(wired, module):
 
     def serve():
         with listener, listener.accept()[0] as connection:
-            seen.append(connection.cipher())
+            seen.append(connection.version())
             connection.sendall(connection.recv(100).upper())
-            seen.append(connection.recv(100))
+            connection.unwrap()
 
     thread = threading.Thread(target=serve)
     thread.start()
@@ -244,7 +243,7 @@ def test_tls(wired, module):
         assert sock.recv(100) == b"HELLO" and sock.version() == "TLSv1.3" and sock.context is context
         sock.unwrap().close()
     thread.join()
-    assert seen == [sock.cipher() or seen[0], b""]
+    assert seen == ["TLSv1.3"]
 
 
 def test_the_public_module_is_the_standard_one():

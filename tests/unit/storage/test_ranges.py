@@ -74,3 +74,13 @@ def test_the_limit_refuses_a_new_hole_but_not_one_that_is_filled():
     assert ranges.add(50, 60)
     ranges.clear()
     assert not ranges and len(ranges) == 0
+
+
+@given(spans, st.integers(0, 80), st.integers(1, 20))
+def test_the_first_part_that_is_there_already(added, start, length):
+    ranges = RangeSet()
+    for low, high in added:
+        ranges.add(low, high)
+    parts = [(max(low, start), min(high, start + length)) for low, high in ranges.ranges]
+    expected = [(low, high) for low, high in parts if low < high]
+    assert ranges.first_overlap(start, start + length) == (expected[0] if expected else None)

@@ -9,6 +9,7 @@ from swos_net.dataplane.burst import BytesPayload
 from swos_net.tcp.connection import Connection
 from swos_net.tcp.segment import ACK, HAS_OTHER_OPTIONS, HAS_SACK, HAS_TIMESTAMPS, NO_PAYLOAD, SYN, Segment
 from swos_net.tcp.state import TRANSITIONS, State
+from swos_net.testing.invariants import check_connection
 from swos_net.wire.tcp import TcpOptions, emit_options, parse_options
 
 ISS = 0x7FFFFFF0  # ours: sequence numbers cross 2^31 soon
@@ -26,6 +27,7 @@ class Sent(NamedTuple):
     option_bytes: bytes
     data: bytes
     segment_size: int
+    ecn: int = 0
 
 
 class Recorder:
@@ -39,7 +41,7 @@ class Recorder:
         assert len(data) == length, "bytes that the ring does not hold"
         assert 0 <= window <= 65535 and len(options) % 4 == 0 and len(options) <= 40
         self.sent.append(Sent((seq - ISS) & 0xFFFFFFFF, (ack - IRS) & 0xFFFFFFFF if ack else 0, flags, window,
-                              parse_options(options), options, data, segment_size))  # fmt: skip
+                              parse_options(options), options, data, segment_size, ecn))  # fmt: skip
 
 
 class Harness:
@@ -73,12 +75,42 @@ class Harness:
         self.connection.segment_arrives(self.segment(flags, seq, ack, data, window, options), self.now)
         return self.output()
 
+    def acknowledges(self, ack, *blocks, flags=ACK, seq=1, window=65535, ts_ecr=None):
+        """An ACK comes in, with SACK blocks; gives what goes out because of it."""
+        absolute = tuple(((ISS + left) & 0xFFFFFFFF, (ISS + right) & 0xFFFFFFFF) for left, right in blocks)
+        stamps = {} if ts_ecr is None else {"ts_val": self.stamp(), "ts_ecr": ts_ecr}
+        options = TcpOptions(sack_blocks=absolute, **stamps) if blocks or stamps else None
+        return self.arrives(flags, seq, ack, window=window, options=options)
+
+    def stamp(self):
+        """Our timestamp now; the peer's clock shows the same."""
+        return self.tcb.timestamp(self.now)
+
+    def sending(self, octets, *, sack=True, stamps=False, window=65535, rtt=0.1):
+        """Established after a round trip of `rtt`, with segments of 1000 octets of payload, and `octets` queued."""
+        self.open()
+        self.now += rtt
+        stamp = self.stamp() if stamps else None
+        options = TcpOptions(mss=1012 if stamps else 1000, sack_permitted=sack, ts_val=stamp, ts_ecr=stamp and stamp - round(rtt * 1000))
+        self.arrives(SYN | ACK, 0, 1, window=window, options=options)
+        assert self.tcb.mss == 1000 and self.tcb.sack_permitted is sack and self.tcb.timestamps is stamps
+        assert self.connection.send(bytes(octets)) == octets
+        return self
+
+    def after(self, seconds):
+        """Time passes, and no deadline with it."""
+        deadline = self.connection.next_deadline()
+        self.now += seconds
+        assert deadline is None or deadline >= self.now, "a deadline was missed"
+        return self
+
     def output(self, budget=64):
         recorder = Recorder()
         self.check()
-        self.connection.segments_to_send(self.now, recorder, budget)
+        more = self.connection.segments_to_send(self.now, recorder, budget)
         assert len(recorder.sent) <= budget, "more segments than asked for"
         self.check()
+        check_connection(self.connection, resting=not more)
         return recorder.sent
 
     def passes(self, seconds):

@@ -133,3 +133,18 @@ def test_text_of_a_simultaneous_open_waits_for_the_delayed_acknowledgment(tcp):
     assert harness.connection.receive(10) == b"abc"
     (ack,) = harness.passes(0.05)
     assert ack.ack == 4
+
+
+@pytest.mark.parametrize("acknowledged", [1001, 5001, 9001])
+def test_a_mark_reduces_by_what_was_in_flight_before_its_ack(tcp, acknowledged):
+    """RFC 3168 6.1.2: half of the window, however much of it the ACK that echoes the mark covers."""
+    harness = tcp(ecn="on", initial_window_segments=10)
+    harness.connection.open(harness.now)
+    harness.output()
+    harness.now += 0.1
+    harness.arrives(SYN | ACK | ECE, 0, 1, options=TcpOptions(mss=1000))
+    harness.connection.send(bytes(10000))
+    harness.output()
+    harness.now += 0.1
+    harness.arrives(ACK | ECE, 1, acknowledged)
+    assert harness.tcb.congestion.ssthresh == 5000

@@ -4,7 +4,10 @@ import io
 
 import pytest
 
+from swos_net.address import parse_address
 from swos_net.capability import AmplificationError, _root
+from swos_net.device.pair import make_pair
+from swos_net.runtime.open_stack import open_stack
 from swos_tools.cli import ArgumentParser, LineLog, add_stack_options, number, reason, stack_settings, tool_capability
 
 
@@ -32,7 +35,8 @@ def test_every_option():
 @pytest.mark.parametrize("options", [
     ("--address", "10.0.2.2/33"), ("--address", "here"), ("--gateway", "10.0.2"), ("--ra", "10.0.0.0/8"),
     ("--ra", "fd00::1/64"), ("--mac", "52:54"), ("--mac", "x"), ("--mtu", "67"), ("--mtu", "65536"), ("--mtu", "-1"),
-    ("--allow", "everything"), ("--allow", "tcp:fly:*:*"),
+    ("--allow", "everything"), ("--allow", "tcp:fly:*:*"), ("--deny", "!tcp:connect:*:*"), ("--deny", "tcp:connect:here:*"),
+    ("--name-server", "dns.test"), ("--name-server", "10.0.2.3/32"),
 ])
 def test_wrong_values_are_one_line(options, capsys):
     with pytest.raises(SystemExit) as end:
@@ -52,6 +56,24 @@ def test_authority():
     assert capability.label == "tool"
     with pytest.raises(AmplificationError):
         tool_capability(capability, parse(), needed, "tool")
+
+
+def test_denials_hold_with_and_without_what_is_allowed():
+    address, other = parse_address("10.0.0.5"), parse_address("10.0.0.6")
+    for options in ((), ("--allow", "tcp:connect:*:1-1024"), ("--allow", "tcp:connect:10.0.0.5:80")):
+        arguments = parse(*options, "--deny", "*:*:10.0.0.5:*", "--deny", "udp:send:*:53")
+        capability = tool_capability(_root(), arguments, ["tcp:connect:*:80"], "tool")
+        assert [str(rule) for rule in capability.denials] == ["*:*:10.0.0.5/32:*", "udp:send:*:53"]
+        assert not capability.allows("connect", "tcp", address, 80)
+        assert capability.allows("connect", "tcp", other, 80) == ("10.0.0.5:80" not in "".join(options))
+    assert stack_settings(parse("--deny", "udp:*:*:*", "--allow", "tcp:connect:*:80")) == {}, "not the stack's business"
+
+
+def test_name_servers_reach_the_stack():
+    assert stack_settings(parse("--name-server", "10.0.2.3", "--name-server", "fd00::3")) == {"name_servers": ["10.0.2.3", "fd00::3"]}
+    near, _ = make_pair()
+    poller = open_stack(near, **stack_settings(parse("--name-server", "10.0.2.3")))
+    assert poller.stack.names.servers() == ((parse_address("10.0.2.3"), 53),)
 
 
 @pytest.mark.parametrize("text", ["-1", "1.0", "", "\u0661", "9" * 30, "11", "0x1", "1_0"])

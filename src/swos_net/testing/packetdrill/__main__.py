@@ -28,6 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
     chosen = parser.parse_args(arguments)
     counts: Counter[str] = Counter()
     began = time.perf_counter()
+    missing = [path for path in chosen.paths if not path.exists()]
+    if missing:
+        print(f"there is no {', '.join(map(str, missing))}", file=sys.stderr)
+        return 2
     for path in find_scripts(chosen.paths):
         result = run_script(
             path, profile=chosen.profile, options=chosen.option, defined=chosen.define, ip_version=chosen.ip_version,

@@ -4,17 +4,18 @@ A command is a line of programs joined by `|`, `;`, `&&` or `||`.  PROGRAMS has 
 comes through the pipe and a `Shell`, and returns (status, text).  Unknown ones succeed and are noted.
 """
 
+import ast
+import operator
 import re
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from swos_net.address import parse_address
-from swos_net.testing.packetdrill.constants import TCP_STATES
-from swos_net.testing.packetdrill.descriptors import Socket
+from swos_net.tcp.state import State
 from swos_net.testing.packetdrill.probes import connection_lines, proc_net_tcp
 from swos_net.testing.packetdrill.sysctls import UnknownSetting, apply_setting
-from swos_net.tcp.state import State
 
 if TYPE_CHECKING:
     from swos_net.testing.packetdrill.host import Host
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 Program = Callable[["Shell", list[str], str], tuple[int, str]]
 
 _ARITHMETIC = re.compile(r"\$\(\(([0-9+*/ ()-]+)\)\)")
+_ARITHMETIC_OPERATIONS = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.floordiv,
+}  # fmt: skip
 _REDIRECTION = re.compile(r"\s*[12&]?>>?\s*(?:&\d|[^\s;|&]+)")
 _CONTINUATION = re.compile(r"\\\n\s*")
 _COMMENT = re.compile(r"(?:^|(?<=\s))#.*$", re.MULTILINE)
@@ -40,7 +44,7 @@ class Shell:
     def run(self, text: str) -> int:
         """The exit status of the last program."""
         text = _CONTINUATION.sub(" ", text)
-        text = _ARITHMETIC.sub(lambda match: str(_arithmetic(match[1])), text)
+        text = _ARITHMETIC.sub(lambda match: _arithmetic(match[1]), text)
         text = _COMMENT.sub("", text)
         status, piped = 0, ""
         separator = "\n"
@@ -93,15 +97,23 @@ def _programs(text: str) -> list[tuple[list[str], str]]:
     return [(words, separator) for words, separator in programs if words or separator == "|"]
 
 
-def _arithmetic(text: str) -> int:
-    """`15*1024*1024` and the like; only digits and operators get here."""
-    total = 0
-    for term in text.replace(" ", "").split("+"):
-        product = 1
-        for factor in term.strip("()").split("*"):
-            product *= int(factor)
-        total += product
-    return total
+def _arithmetic(text: str) -> str:
+    """`15*1024*1024` and the like; what is no arithmetic stays as it is."""
+    try:
+        return str(_value(ast.parse(text.strip(), mode="eval").body))
+    except (SyntaxError, ValueError, ZeroDivisionError):
+        return text
+
+
+def _value(node: ast.expr) -> int:
+    match node:
+        case ast.Constant(int(number)):
+            return number
+        case ast.BinOp(left, operation, right) if type(operation) in _ARITHMETIC_OPERATIONS:
+            return _ARITHMETIC_OPERATIONS[type(operation)](_value(left), _value(right))
+        case ast.UnaryOp(ast.USub(), operand):
+            return -_value(operand)
+    raise ValueError("no arithmetic")
 
 
 # Settings
@@ -189,8 +201,6 @@ def _ip(shell: Shell, words: list[str], piped: str) -> tuple[int, str]:
 
 
 def _apply_tcp(shell: Shell, **changes: object) -> None:
-    from dataclasses import replace
-
     stack = shell.host.stack
     stack.config = replace(stack.config, tcp=replace(stack.config.tcp, **changes))
 
@@ -235,7 +245,7 @@ def _grep(shell: Shell, words: list[str], piped: str) -> tuple[int, str]:
         return 2, ""
     text = piped
     if len(rest) > 1:
-        text = "".join(proc_net_tcp(shell.host.stack, path) for path in rest[1:])
+        text = "".join(proc_net_tcp(shell.host.stack, shell.process.files, path) for path in rest[1:])
     pattern = re.compile(rest[0] if "-F" not in options else re.escape(rest[0]), re.IGNORECASE if "-i" in options else 0)
     inverted = any("v" in option for option in options)
     lines = [line for line in text.splitlines() if bool(pattern.search(line)) != inverted]
@@ -257,7 +267,7 @@ def _awk(shell: Shell, words: list[str], piped: str) -> tuple[int, str]:
 
 
 def _cat(shell: Shell, words: list[str], piped: str) -> tuple[int, str]:
-    return 0, "".join(proc_net_tcp(shell.host.stack, path) for path in words) if words else piped
+    return 0, "".join(proc_net_tcp(shell.host.stack, shell.process.files, path) for path in words) if words else piped
 
 
 def _echo(shell: Shell, words: list[str], piped: str) -> tuple[int, str]:
@@ -321,5 +331,3 @@ PROGRAMS: dict[str, Program] = {
     "cat": _cat, "echo": _echo, "wc": _wc, "test": _test, "[": _test, "dd": _dd, "truncate": _truncate, "rm": _rm,
     "false": _false,
 }  # fmt: skip
-
-__all__ = ["PROGRAMS", "Shell", "Socket", "TCP_STATES"]

@@ -3,7 +3,6 @@
 import re
 from dataclasses import replace
 
-from swos_net.address import is_ipv4
 from swos_net.testing.packetdrill.flows import Flow, Flows
 from swos_net.testing.packetdrill.host import Host
 from swos_net.testing.packetdrill.live import (
@@ -257,6 +256,3 @@ def _refuse_unsupported(event: PacketEvent) -> None:
             raise Unsupported("TCP Fast Open options")
     if isinstance(packet, IcmpPacket) and isinstance(packet.quoted, TcpPacket) and packet.quoted.udp_ports is not None:
         raise Unsupported("TCP over UDP")
-
-
-__all__ = ["PacketEvents", "is_ipv4"]

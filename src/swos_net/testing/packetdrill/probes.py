@@ -48,12 +48,16 @@ def _ends(endpoint) -> str:
     )
 
 
-def proc_net_tcp(stack: Stack, path: str) -> str:
+def proc_net_tcp(stack: Stack, files: dict[int, OpenFile], path: str) -> str:
     """/proc/net/tcp or /proc/net/tcp6, as far as scripts look: addresses, ports, states; "" for any other path."""
     if path not in ("/proc/net/tcp", "/proc/net/tcp6"):
         return ""
     ipv4 = path == "/proc/net/tcp"
     lines = ["  sl  local_address rem_address   st"]
+    for file in files.values():
+        if isinstance(file, Socket) and file.listening and (file.core.family == 2) == ipv4:
+            anybody = "0" * (8 if ipv4 else 32)
+            lines.append(f"   0: {anybody}:{file.local_port:04X} {anybody}:0000 {TCP_STATES['TCP_LISTEN']:02X} ")
     for endpoint in stack.tcp.flows.values():
         if is_ipv4(endpoint.local) == ipv4 and endpoint.connection.state in _LINUX_NUMBERS:
             state = TCP_STATES[_LINUX_NUMBERS[endpoint.connection.state]]

@@ -7,11 +7,10 @@ Read first: script.py for what a script is, host.py for the stack under test and
 work it does: seconds of a script are jumped over, and times are exact to the microsecond.
 """
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from swos_net.address import format_address, parse_address
+from swos_net.address import parse_address
 from swos_net.config import StackConfig
 from swos_net.errors import WireError
 from swos_net.testing.packetdrill.code_blocks import CodeBlocks
@@ -113,7 +112,7 @@ class Runner:
         self.code = CodeBlocks()
         self.pending: _Pending | None = None
         self.host.progressed = self._resume
-        self._traced = 0
+        self._seen: dict[int, object] = {}  # sent packets that are in the trace, by identity; kept, so that it stays theirs
         self._last_usecs = 0  # when the event before was done: relative times count from there
         self._line = 0
 
@@ -199,12 +198,6 @@ class Runner:
             if packet.raw is not None and id(packet) not in self._seen:
                 self._seen[id(packet)] = packet
                 self.result.trace.append(f"{packet.usecs / 1e6:10.6f} {self.packets.describe(packet)}")
-
-    @property
-    def _seen(self) -> dict:
-        if not hasattr(self, "_seen_packets"):
-            self._seen_packets: dict = {}
-        return self._seen_packets
 
     # Packets that the stack is to send
 
@@ -395,6 +388,3 @@ def _time_text(begin: int, end: int) -> str:
     if begin == end:
         return f"at {begin / 1e6:.6f} s"
     return f"between {begin / 1e6:.6f} s and {end / 1e6:.6f} s"
-
-
-_ = (re, format_address)

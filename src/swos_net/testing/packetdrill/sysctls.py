@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 
 from swos_net.config import StackConfig, TcpConfig
+from swos_net.tcp.congestion import CONTROLLERS
 
 Setting = Callable[[StackConfig, list[str]], StackConfig]
 _TCP_FIELDS = frozenset(field.name for field in fields(TcpConfig))
@@ -24,8 +25,8 @@ def _tcp(config: StackConfig, **changes: object) -> StackConfig:
     return replace(config, tcp=replace(config.tcp, **changes))
 
 
-def _switch(*names: str, inverted: bool = False) -> Setting:
-    return lambda config, words: _tcp(config, **dict.fromkeys(names, (int(words[0], 0) != 0) != inverted))
+def _switch(*names: str) -> Setting:
+    return lambda config, words: _tcp(config, **dict.fromkeys(names, int(words[0], 0) != 0))
 
 
 def _integer(name: str) -> Setting:
@@ -54,8 +55,6 @@ def _send_memory(config: StackConfig, words: list[str]) -> StackConfig:
 
 
 def _congestion(config: StackConfig, words: list[str]) -> StackConfig:
-    from swos_net.tcp.congestion import CONTROLLERS
-
     name = {"newreno": "reno"}.get(words[0], words[0])
     if name not in CONTROLLERS:
         raise UnknownSetting(f"there is no congestion control {words[0]}")
@@ -124,8 +123,6 @@ FREEBSD: dict[str, Setting] = {
     "net.inet.tcp.insecure_rst": _switch("reset_in_window"),
     "net.inet.tcp.insecure_syn": _switch("syn_in_window"),
     "net.inet.tcp.drop_synfin": _switch("drop_syn_fin"),
-    "net.inet.tcp.rexmit_drop_options": _switch("syn_drops_options"),
-    "net.inet.tcp.keepinit": _seconds("connect_timeout", 1e-3),
     "net.inet.tcp.ecn.maxretries": _integer("ecn_syn_retries"),
 }
 
@@ -137,6 +134,7 @@ IGNORED = frozenset((
     "tcp_fastopen", "tcp_fastopen_key", "tcp_ecn_option", "tcp_ecn_option_beacon", "tcp_ecn_fallback", "tcp_tw_reuse",
     "tcp_mem", "tcp_probe_interval", "tcp_probe_threshold", "tcp_max_syn_backlog", "tcp_backlog_ack_defer",
     # FreeBSD
+    "net.inet.tcp.rexmit_drop_options", "net.inet.tcp.keepinit",
     "net.inet.tcp.blackhole", "net.inet.tcp.rexmit_slop", "net.inet.tcp.hostcache.purgenow", "net.inet.tcp.rfc5827",
     "net.inet.tcp.fastopen.enabled", "net.inet.tcp.functions_default", "net.inet.tcp.hostcache.enable",
 ))  # fmt: skip

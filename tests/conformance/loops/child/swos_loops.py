@@ -9,6 +9,7 @@ import json
 import os
 import socket
 import sys
+from pathlib import Path
 
 from swos_net.asyncio import LoopDriver, SwosEventLoop
 from swos_net.address import parse_address
@@ -42,16 +43,32 @@ def factory():
     return Loop()
 
 
+def _machine():
+    """(name, MAC address) of an interface of the machine: some suites look up its link-local address in the kernel."""
+    try:
+        lines = Path("/proc/net/if_inet6").read_text().split("\n")
+    except OSError:
+        lines = []
+    for line in lines:
+        address, name = line.partition(" ")[0], line.split(" ")[-1]
+        if address.startswith("fe80") and address[22:26] == "fffe":
+            packed = bytes.fromhex(address)
+            return name, bytes([packed[8] ^ 2]) + packed[9:11] + packed[13:16]
+    return "eth0", b"\x02\x00\x00\x00\x00\x01"
+
+
 def _host():
-    """A stack with an address that is not a loopback's, on a wire that nobody else is at."""
+    """A stack that looks like this machine, on a wire that nobody else is at."""
+    name, mac = _machine()
     poller = Poller(Stack(name="localhost"))
-    LoopDriver(poller)
-    device, _far = make_pair()
-    driver = poller.stack.driver
-    with driver.entered() as now:
-        interface = poller.attach(device, now)
+    device, _far = make_pair(addresses=(mac, b"\x02\x00\x00\x00\x00\xff"))
+    with LoopDriver(poller).entered() as now:
+        interface = poller.attach(device, now, name)
         poller.stack.add_address(interface, parse_address("192.0.2.1"), 24, now)
         poller.stack.add_address(interface, parse_address("2001:db8::1"), 64, now)
+    # anyio looks up a name that differs in the two versions of IDNA
+    poller.stack.names.hosts.add("192.0.2.10", "xn--fa-hia.de")
+    poller.stack.names.hosts.add("192.0.2.11", "fass.de")
     return poller.stack
 
 

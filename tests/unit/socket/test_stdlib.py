@@ -1,4 +1,4 @@
-"""Blocking sockets behave as the standard library's: what they return, what they raise, and when they wait."""
+"""`swos_net.socket` is the standard library's `socket`: what its calls return and raise, and when they wait."""
 
 import errno
 import socket as stdlib
@@ -7,11 +7,37 @@ import time
 
 import pytest
 
+from swos_net import socket as swos
 from swos_net.capability import CapabilityError
-from swos_net.socket import AF_INET, AF_INET6, SOCK_DGRAM, Socket, create_connection, create_server
+from swos_net.socket import AF_INET, AF_INET6, SOCK_DGRAM, SOCK_STREAM
 
 PATIENCE = 5.0  # of a call that is expected to succeed
 FAMILIES = [AF_INET, AF_INET6]
+
+
+@pytest.fixture(autouse=True)
+def closed_in_the_end():
+    """What a test opened and did not close itself."""
+    yield
+    while opened:
+        opened.pop().close()
+
+
+opened = []
+
+
+def opening(make):
+    """The function, with a capability before its arguments."""
+
+    def made(capability, *arguments, **options):
+        with capability.activate():
+            opened.append(make(*arguments, **options))
+        return opened[-1]
+
+    return made
+
+
+make_socket, create_server, create_connection = opening(swos.socket), opening(swos.create_server), opening(swos.create_connection)
 
 
 def number(family):
@@ -54,16 +80,17 @@ def in_thread():
 
 def connected(wired, family=AF_INET, port=80):
     address = wired.server_address[number(family)]
-    with create_server(wired.server, (address, port), capability=wired.server_root, family=family) as listener:
-        client = create_connection(wired.client, (address, port), PATIENCE, capability=wired.root)
+    with create_server(wired.server_root, (address, port), family=family) as listener:
+        client = create_connection(wired.root, (address, port), PATIENCE)
         listener.settimeout(PATIENCE)
         server, _ = listener.accept()
+    opened.append(server)
     server.settimeout(PATIENCE)
     return client, server
 
 
-def datagram(runner, capability, family=AF_INET, port=None):
-    socket = Socket(runner, family, SOCK_DGRAM, capability=capability)
+def datagram(capability, family=AF_INET, port=None):
+    socket = make_socket(capability, family, SOCK_DGRAM)
     socket.settimeout(PATIENCE)
     if port is not None:
         socket.bind(("", port))
@@ -92,10 +119,11 @@ class TestStreams:
         assert client.getsockname()[0] == ours and client.family == family
 
     def test_accept_tells_who_it_is(self, wired, in_thread):
-        with create_server(wired.server, ("", 80), capability=wired.server_root) as listener:
+        with create_server(wired.server_root, ("", 80)) as listener:
             joined = in_thread(listener.accept)
-            client = create_connection(wired.client, (wired.server_address[0], 80), PATIENCE, capability=wired.root)
+            client = create_connection(wired.root, (wired.server_address[0], 80), PATIENCE)
             server, address = joined()
+            opened.append(server)
             assert address == client.getsockname()
             assert listener.getsockname() == ("0.0.0.0", 80)
 
@@ -198,7 +226,7 @@ class TestWaiting:
                 total += client.send(bytes(100_000))
         assert 65536 <= total <= 1 << 20
         with pytest.raises(BlockingIOError) as caught:
-            other = Socket(wired.client, capability=wired.root)
+            other = make_socket(wired.root)
             other.setblocking(False)
             other.connect((wired.server_address[0], 81))
         assert caught.value.errno == errno.EINPROGRESS
@@ -221,7 +249,7 @@ class TestWaiting:
         assert caught.value.errno == errno.EBADF
 
     def test_an_acceptor_wakes_up_when_its_socket_is_closed(self, wired, in_thread):
-        listener = create_server(wired.server, ("", 80), capability=wired.server_root)
+        listener = create_server(wired.server_root, ("", 80))
         joined = in_thread(listener.accept)
         time.sleep(0.02)
         listener.close()
@@ -262,9 +290,7 @@ class TestWaiting:
                     server.sendall(data)
 
         def ask(name):
-            with create_connection(
-                wired.client, (wired.server_address[0], 7), PATIENCE, capability=wired.root
-            ) as client:
+            with create_connection(wired.root, (wired.server_address[0], 7), PATIENCE) as client:
                 for round_ in range(10):
                     message = b"%d %d;" % (name, round_) * 50
                     client.sendall(message)
@@ -274,7 +300,7 @@ class TestWaiting:
                     assert received == message
             return True
 
-        with create_server(wired.server, ("", 7), capability=wired.server_root) as listener:
+        with create_server(wired.server_root, ("", 7)) as listener:
             listener.settimeout(PATIENCE)
             joined = [in_thread(serve, listener)]
             joined += [in_thread(ask, name) for name in range(16)]
@@ -285,12 +311,12 @@ class TestWaiting:
 class TestErrors:
     def test_refused(self, wired):
         with pytest.raises(ConnectionRefusedError):
-            create_connection(wired.client, (wired.server_address[0], 81), PATIENCE, capability=wired.root)
+            create_connection(wired.root, (wired.server_address[0], 81), PATIENCE)
 
     def test_no_answer(self, wired):
         started = time.monotonic()
         with pytest.raises(OSError) as caught:
-            create_connection(wired.client, ("10.0.0.99", 80), 0.1, capability=wired.root)
+            create_connection(wired.root, ("10.0.0.99", 80), 0.1)
         assert isinstance(caught.value, TimeoutError) and time.monotonic() - started < 2
         assert not wired.client.stack.tcp.flows, "given up for good"
 
@@ -300,48 +326,52 @@ class TestErrors:
                 call(*arguments)
             return caught.value.errno
 
-        fresh = Socket(wired.client, capability=wired.root)
-        assert code(fresh.recv, 1) == errno.ENOTCONN == code(fresh.send, b"x")
+        fresh = make_socket(wired.root)
+        assert code(fresh.recv, 1) == errno.ENOTCONN and code(fresh.send, b"x") == errno.EPIPE
         assert code(fresh.getpeername) == errno.ENOTCONN
         assert code(fresh.accept) == errno.EINVAL
         assert code(fresh.bind, ("10.0.0.99", 0)) == errno.EADDRNOTAVAIL
-        assert code(fresh.bind, ("2001:db8::1", 0)) == errno.EAFNOSUPPORT
+        assert code(fresh.bind, ("2001:db8::1", 0)) == stdlib.EAI_ADDRFAMILY
         assert code(fresh.setsockopt, stdlib.SOL_SOCKET, 9999, 1) == errno.ENOPROTOOPT
         client, _ = connected(wired)
         assert code(client.connect, (wired.server_address[0], 80)) == errno.EISCONN
         client.close()
         client.close()
         assert code(client.recv, 1) == errno.EBADF == code(client.send, b"x")
-        assert code(datagram(wired.client, wired.root).send, b"x") == errno.EDESTADDRREQ
-        assert code(datagram(wired.client, wired.root).listen) == errno.EOPNOTSUPP
-        assert code(lambda: Socket(wired.client, 99, capability=wired.root)) == errno.EAFNOSUPPORT
-        assert code(lambda: Socket(wired.client, AF_INET, 99, capability=wired.root)) == errno.EPROTONOSUPPORT
+        assert code(datagram(wired.root).send, b"x") == errno.EDESTADDRREQ
+        assert code(datagram(wired.root).listen) == errno.EOPNOTSUPP
+        assert code(lambda: make_socket(wired.root, 99)) == errno.EAFNOSUPPORT
+        assert code(lambda: make_socket(wired.root, AF_INET, 99)) == errno.EINVAL
 
     def test_a_port_that_is_taken(self, wired):
-        with create_server(wired.server, ("", 80), capability=wired.server_root):
+        with create_server(wired.server_root, ("", 80)):
             with pytest.raises(OSError) as caught:
-                create_server(wired.server, ("", 80), capability=wired.server_root)
+                create_server(wired.server_root, ("", 80))
             assert caught.value.errno == errno.EADDRINUSE
-        create_server(wired.server, ("", 80), capability=wired.server_root).close()
+        create_server(wired.server_root, ("", 80)).close()
 
     def test_what_the_capability_does_not_allow(self, wired):
         none = wired.root.attenuate("tcp:connect:10.0.0.2:80")
         with pytest.raises(CapabilityError):
-            create_connection(wired.client, (wired.server_address[0], 81), PATIENCE, capability=none)
+            create_connection(none, (wired.server_address[0], 81), PATIENCE)
         with pytest.raises(CapabilityError):
-            create_server(wired.client, ("", 80), capability=none)
+            make_socket(none).bind(("", 80))
         with pytest.raises(CapabilityError):
-            datagram(wired.client, none).sendto(b"x", (wired.server_address[0], 53))
-        with pytest.raises(TypeError):
-            Socket(wired.client)
+            datagram(none).sendto(b"x", (wired.server_address[0], 53))
+
+    def test_without_a_capability_there_is_no_network(self, wired):
+        with pytest.raises(CapabilityError):
+            swos.socket()
+        with pytest.raises(CapabilityError):
+            swos.getaddrinfo("localhost", 80)
 
 
 class TestDatagrams:
     @pytest.mark.parametrize("family", FAMILIES)
     def test_there_and_back(self, wired, family):
         with (
-            datagram(wired.server, wired.server_root, family, 53) as server,
-            datagram(wired.client, wired.root, family) as client,
+            datagram(wired.server_root, family, 53) as server,
+            datagram(wired.root, family) as client,
         ):
             client.sendto(b"question", (wired.server_address[number(family)], 53))
             question, address = server.recvfrom(100)
@@ -350,7 +380,7 @@ class TestDatagrams:
             assert client.recvfrom(100)[0] == b"answer"
 
     def test_connected(self, wired):
-        with datagram(wired.server, wired.server_root, port=53) as server, datagram(wired.client, wired.root) as client:
+        with datagram(wired.server_root, port=53) as server, datagram(wired.root) as client:
             client.connect((wired.server_address[0], 53))
             assert client.send(b"x" * 5000) == 5000
             assert len(server.recv(9000)) == 5000
@@ -362,14 +392,14 @@ class TestDatagrams:
             assert server.recv_into(buffer) == 3 and buffer[:3] == b"abc"
 
     def test_nobody_at_the_port(self, wired):
-        with datagram(wired.client, wired.root) as client:
+        with datagram(wired.root) as client:
             client.connect((wired.server_address[0], 9999))
             client.send(b"anybody?")
             with pytest.raises(ConnectionRefusedError):
                 client.recv(100)
 
     def test_broadcast(self, wired):
-        with datagram(wired.server, wired.server_root, port=53) as server, datagram(wired.client, wired.root) as client:
+        with datagram(wired.server_root, port=53) as server, datagram(wired.root) as client:
             with pytest.raises(PermissionError):
                 client.sendto(b"x", ("255.255.255.255", 53))
             client.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_BROADCAST, 1)
@@ -380,10 +410,10 @@ class TestDatagrams:
 def test_options(wired):
     client, server = connected(wired)
     client.setsockopt(stdlib.IPPROTO_TCP, stdlib.TCP_NODELAY, 1)
-    assert client._endpoint.connection.tcb.nodelay
+    assert client.core.endpoint.connection.tcb.nodelay
     client.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_KEEPALIVE, 1)
-    assert client._endpoint.connection.tcb.timers.keepalive is not None
-    client.setsockopt(stdlib.SOL_SOCKET, stdlib.SO_REUSEADDR, 1)
+    assert client.core.endpoint.connection.tcb.timers.keepalive is not None
+    assert client.getsockopt(stdlib.SOL_SOCKET, stdlib.SO_TYPE) == stdlib.SOCK_STREAM
 
 
 def test_what_was_sent_before_close_arrives(wired):
