@@ -12,6 +12,7 @@ SEGMENTS = lib.BATCH_SEGMENTS
 _SEGMENT = struct.Struct("=QQQQIIIHHBBBB40s4x")
 assert _SEGMENT.size == ffi.sizeof("segment")
 _pack_segment = _SEGMENT.pack_into
+_allocate = ffi.new_allocator(should_clear_after_alloc=False)
 _TCP = lib.SEGMENT_TCP
 _UDP = lib.SEGMENT_UDP
 _FRAME = lib.SEGMENT_FRAME
@@ -124,13 +125,13 @@ class Batch:
 
     def packet(self, index: int) -> bytes:
         """Segment `index` as an IP packet with complete checksums, for one that has to wait for its neighbour."""
-        buffer = ffi.new("uint8_t[]", 65536)
+        buffer = _allocate("uint8_t[]", 65536)
         length = lib.segment_packet(self.c.segments[index : index + 1], buffer, 65536)
         return ffi.buffer(buffer, length)[:] if length > 0 else b""
 
     def frames(self, limits) -> Iterator[tuple[bytes, int, int, int]]:
         """Takes what is left frame by frame: (frame, checksum state, gso_type, gso_size)."""
-        buffer = ffi.new("uint8_t[]", lib.FRAME_BYTES_MAX)
+        buffer = _allocate("uint8_t[]", lib.FRAME_BYTES_MAX)
         rendered = ffi.new("rendered_frame *")
         while (length := lib.batch_next_frame(self.c, limits, buffer, lib.FRAME_BYTES_MAX, rendered)) > 0:
             state = lib.CHECKSUM_PARTIAL if rendered.needs_checksum else lib.CHECKSUM_UNVERIFIED

@@ -4,6 +4,7 @@ from swos_net._dataplane import ffi, lib
 from swos_net.errors import checked
 
 CAPACITY_MIN = 4096
+_allocate = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 class ByteRing:
@@ -57,7 +58,7 @@ class ByteRing:
     def peek(self, length: int, offset: int = 0) -> bytes:
         """Up to `length` bytes from head + offset, which stay."""
         length = max(0, min(length, len(self) - offset))
-        buffer = ffi.new("uint8_t[]", length)
+        buffer = _allocate("uint8_t[]", length)
         lib.byte_ring_peek(self.c, offset, buffer, length)
         return ffi.buffer(buffer, length)[:]
 
@@ -67,9 +68,11 @@ class ByteRing:
 
     def read(self, length: int) -> bytes:
         """Takes up to `length` bytes."""
-        data = self.peek(length)
-        lib.byte_ring_consume(self.c, len(data))
-        return data
+        c = self.c
+        length = max(0, min(length, c.tail - c.head))
+        buffer = _allocate("uint8_t[]", length)
+        lib.byte_ring_read(c, buffer, length)
+        return ffi.buffer(buffer, length)[:]
 
     def read_into(self, buffer, length: int | None = None) -> int:
         """Takes up to `length` (default: all of `buffer`) bytes into a writable buffer; returns how many."""

@@ -55,11 +55,12 @@ class Poller:
         loopback = self.stack.loopback
         if loopback.has_output:
             self._loop(now)
+            more = more or loopback.has_output
         for port in self.ports:
-            if port.batch.count or port.interface.has_output:
+            if port.interface.has_output or port.batch.count:
                 if self._transmit(port, now):
                     more = True
-        return more or loopback.has_output
+        return more
 
     def flush(self, now: float) -> None:
         """Only sends what is waiting: after a call of the user.  What comes of it over the loopback arrives, too."""

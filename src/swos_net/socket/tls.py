@@ -149,7 +149,11 @@ class TlsConnection:
                         return  # data, or the end
                 except SSLWantReadError:
                     pass
-        except OSError:  # SSLError is one
+                except SSLError:  # failed before: the rest can be of no use, and a reset would overtake our alert
+                    with self._driver.entered() as now:
+                        while self._core.receive(RECORD_MAX, 0, now):
+                            pass
+        except OSError:
             pass
         finally:
             self._lock.release()

@@ -3,7 +3,6 @@
 import struct
 
 from swos_net.errors import WireError
-from swos_net.tcp.congestion import make_controller
 from swos_net.tcp.segment import ACK, CWR, ECE, Segment
 from swos_net.tcp.tcb import MSS_DEFAULT, Tcb
 from swos_net.wire.tcp import TcpOptions, emit_options, parse_options
@@ -71,7 +70,7 @@ def syn_received(tcb: Tcb, segment: Segment, ipv4: bool, now: float) -> None:
     tcb.ecn = ecn_agreed(tcb, segment.flags)
     peer = options.mss if options.mss is not None else MSS_DEFAULT[ipv4]
     set_mss(tcb, max(min(peer, tcb.link_mss), MSS_MIN))
-    tcb.congestion = make_controller(tcb.congestion.name, tcb.mss, config.initial_window_segments, hystart=config.hystart)
+    tcb.congestion.agree(tcb.mss, config.initial_window_segments)
     if tcb.retransmissions:
         tcb.congestion.cwnd = tcb.mss  # RFC 5681 3.1: a SYN was lost
 

@@ -311,7 +311,9 @@ def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
     if tcb.snd_nxt > snd_nxt:
         tail_loss.schedule(tcb, now)
         if tcb.data_segments_in and now - tcb.last_data_received < tcb.config.delayed_ack:
-            tcb.quick_acks = 0  # a conversation: our data carries the ACKs
+            # a conversation: our data carries the ACKs
+            tcb.quick_acks = 0
+            tcb.interactive = True
     if limited or tcb.snd_nxt > snd_nxt:
         note_flight(tcb, limited)
     return budget <= 0 and (tcb.snd_nxt < data_end or (tcb.fin_wanted and tcb.snd_nxt == data_end))

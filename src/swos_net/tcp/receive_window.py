@@ -37,7 +37,15 @@ def right_edge(tcb: Tcb) -> int:
 
 
 def opened(tcb: Tcb) -> None:
-    """The user has read: a window update of its own goes out only when the peer is about to run dry."""
+    """The user has read: a window update of its own goes out only when the peer is about to run dry.
+
+    A reader that has taken everything of a stream that goes one way does not let its writer wait for a delayed ACK: with
+    Nagle's algorithm each small write would cost one.
+    """
+    if tcb.timers.delayed_ack is not None and not tcb.interactive and tcb.config.dialect == "linux":
+        if not len(tcb.receive_ring) and tcb.quick_ack_on is not False:
+            tcb.ack_now = True
+            return
     advertised = tcb.rcv_adv - tcb.rcv_nxt
     if advertised >= tcb.receive_limit // 2 or tcb.fin_received:
         return

@@ -31,7 +31,7 @@ class Tcb:
         "ack_now", "ack_pending", "acks_owed", "autotune_copied", "autotune_since", "autotune_taken", "autotune_window", "challenge_credit",
         "challenge_second", "config", "congestion", "cork", "counters", "cwnd_limited", "cwr_wanted", "data_segments_in", "data_segments_out", "defer_until", "deferring", "dsack", "ece_wanted",
         "ecn", "error", "events", "fin_received", "fin_seq", "fin_wait_2", "fin_wanted", "flight_high", "flight_round_end", "irs",
-        "irs_known", "iss", "keepalive_idle", "keepalive_interval", "keepalive_on", "keepalive_probe_limit", "keepalive_probes",
+        "interactive", "irs_known", "iss", "keepalive_idle", "keepalive_interval", "keepalive_on", "keepalive_probe_limit", "keepalive_probes",
         "last_ack_sent", "last_data_received", "last_received", "last_send", "link_mss", "loss_probe_wanted", "max_send_window",
         "may_complete", "more_follows", "mss", "mtu_probe", "nodelay", "not_sent_low", "orphan", "out_of_order", "out_of_order_segments", "paced", "paced_until", "pacing_rate_max", "passive", "path_mss", "persist_backoff", "probe_now", "progress_since", "push_now",
         "quick_ack_on", "quick_acks", "rcv_adv", "rcv_ce", "rcv_mss", "rcv_mss_max", "rcv_nxt", "rcv_wnd", "rcv_wscale", "receive_base",
@@ -138,6 +138,7 @@ class Tcb:
         self.ack_pending = 0  # bytes received since the last ACK went out
         self.acks_owed = 0  # duplicate ACKs for segments of one burst (RFC 5681 4.2)
         self.quick_acks = config.quick_acks
+        self.interactive = False  # our data answers theirs
         self.quick_ack_on: bool | None = None  # TCP_QUICKACK, where it was set
         self.dsack: tuple[int, int] | None = None  # RFC 2883: what arrived twice
         self.probe_now = False

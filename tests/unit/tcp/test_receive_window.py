@@ -151,3 +151,16 @@ class TestEdge:
         room = harness.tcb.rcv_adv - harness.tcb.rcv_nxt
         harness.arrives(ACK, 1, 1, bytes(room + 500))
         assert harness.connection.readable == room
+
+
+def test_a_reader_that_has_taken_everything_does_not_let_a_one_way_writer_wait(tcp):
+    harness = tcp().established()
+    assert harness.arrives(ACK, 1, 1, b"small") == []
+    harness.connection.receive(100)
+    (ack,) = harness.output()
+    assert ack.ack == 6
+    harness.connection.send(b"answer")
+    harness.output()
+    harness.arrives(ACK, 6, 7, b"again")
+    harness.connection.receive(100)
+    assert harness.output() == [], "in a conversation the ACK waits for the answer"

@@ -32,13 +32,16 @@ class CongestionController(ABC):
     __slots__ = ("_initial_window", "_prior_ssthresh", "cwnd", "mss", "slow_start", "ssthresh")
 
     def __init__(self, mss: int, initial_window_segments: int, *, hystart: bool = True):
-        self.mss = mss
-        # RFC 6928 2: min(10 * MSS, max(2 * MSS, 14600))
-        self.cwnd = min(initial_window_segments * mss, max(2 * mss, 1460 * initial_window_segments))
+        self.agree(mss, initial_window_segments)
         self.ssthresh = SSTHRESH_UNKNOWN
         self.slow_start = SlowStart(hystart)
-        self._initial_window = self.cwnd
         self._prior_ssthresh = self.ssthresh
+
+    def agree(self, mss: int, initial_window_segments: int) -> None:
+        """Segments are that long from now on; before anything was sent, which the handshake says once more."""
+        self.mss = mss
+        # RFC 6928 2: min(10 * MSS, max(2 * MSS, 14600))
+        self.cwnd = self._initial_window = min(initial_window_segments * mss, max(2 * mss, 1460 * initial_window_segments))
 
     def on_ack(self, sample: AckSample, now: float) -> None:
         """New octets were delivered, and nothing is being recovered."""
