@@ -16,10 +16,15 @@ LOOPBACK6 = bytes(15) + b"\x01"
 ALL_NODES6 = bytes.fromhex("ff020000000000000000000000000001")
 ALL_ROUTERS6 = bytes.fromhex("ff020000000000000000000000000002")
 
+_OCTETS = frozenset(map(str, range(256)))
+
 
 def parse_address(text: str | ipaddress.IPv4Address | ipaddress.IPv6Address) -> bytes:
     """Text or an `ipaddress` object to 16 bytes; ValueError when it is no address.  A %scope is left out."""
     if isinstance(text, str):
+        parts = text.split(".")
+        if len(parts) == 4 and all(map(_OCTETS.__contains__, parts)):
+            return IPV4_PREFIX + bytes(map(int, parts))
         text = ipaddress.ip_address(text.partition("%")[0])
     return IPV4_PREFIX + text.packed if text.version == 4 else text.packed
 

@@ -268,7 +268,7 @@ class Capability:
         the right to answer comes from, so no send rule is needed.
         """
         self.check("accept", protocol, remote, local_port)
-        rule = Rule(_SEND, protocol, remote, 32 if is_ipv4(remote) else 128, ((remote_port, remote_port),))
+        rule = _send_rule(protocol, remote, remote_port)
         label = f"{self.label} {_endpoint(local, local_port)}<-{_endpoint(remote, remote_port)}"
         return _make((rule,), label, self, self.denials)
 
@@ -405,6 +405,18 @@ def _make(rules: tuple[Rule, ...], label: str, parent: Capability | None, denial
     put(capability, "_decisions", {})
     put(capability, "_indexes", {})
     return capability
+
+
+def _send_rule(protocol: str, remote: bytes, port: int) -> Rule:
+    """`Rule(...)` for what `check` has looked at already, without the checks: every accepted connection needs one."""
+    rule = object.__new__(Rule)
+    put = object.__setattr__
+    put(rule, "operations", _SEND)
+    put(rule, "protocol", protocol)
+    put(rule, "prefix", remote)
+    put(rule, "length", 32 if is_ipv4(remote) else 128)
+    put(rule, "ports", ((port, port),))
+    return rule
 
 
 def _nobody() -> None:

@@ -9,7 +9,7 @@ import random
 
 import pytest
 
-from swos_net.address import UNSPECIFIED6, parse_address
+from swos_net.address import UNSPECIFIED4, UNSPECIFIED6, parse_address
 from swos_net.config import NeighborConfig, ReassemblyConfig, StackConfig
 from swos_net.dataplane.burst import Burst
 from swos_net.link import Medium
@@ -18,7 +18,7 @@ from swos_net.runtime.open_stack import default_dhcp_server
 from swos_net.stack.dhcp_service import DhcpServerService
 from swos_net.testing.network import Network
 from swos_net.testing.packet import Frame
-from swos_net.wire import icmpv4, icmpv6, ipv4, ipv6
+from swos_net.wire import icmpv4, icmpv6, igmp, ipv4, ipv6, mld
 from swos_net.wire.checksum import internet_checksum, pseudo_header_sum
 
 CONFIG = StackConfig(
@@ -29,6 +29,10 @@ CONFIG = StackConfig(
     reassembly=ReassemblyConfig(datagrams=16, bytes=200_000),
 )
 CHECKED = 2
+GROUPS = [parse_address("239.1.2.3"), parse_address("ff05::1:3")]
+
+
+RAW = [(UNSPECIFIED4, 1), (UNSPECIFIED4, 2), (UNSPECIFIED4, 99), (UNSPECIFIED6, 58), (UNSPECIFIED6, 99)]
 
 
 def victim(network, medium):
@@ -36,7 +40,9 @@ def victim(network, medium):
     other = network.add_host("other", ["10.0.0.1/24", "2001:db8::1/64"])
     link = network.link(other, host, medium=medium)
     host.listen(80)
-    host.open_udp(5353)
+    member = host.open_udp(5353)
+    for group in GROUPS:
+        host.stack.groups.join(member, group, 2, network.now)
     if medium is Medium.ETHERNET:
         DhcpServerService(host.interface, default_dhcp_server([ipaddress.ip_interface("10.0.0.2/24")], 1500))
         prefix = AdvertisedPrefix(parse_address("2001:db8::"), 64)
@@ -91,7 +97,29 @@ def corpus(medium):
                     ipv6.Ipv6Header(source, destination, 0 if chain[0] == 0x3C else 60), chain + ours[40:]
                 )
                 frames.append(sample[6][:header] + packet)
+        frames += [sample[family][:header] + packet for packet in memberships(family)]
     return frames
+
+
+def memberships(family):
+    """What routers ask and other hosts say of groups, and pings that want to be told of the way."""
+    group = GROUPS[family == 6]
+    source = parse_address("fe80::99" if family == 6 else "10.0.0.1")
+    sources = tuple(source[:15] + bytes([number]) for number in range(40))
+    for message in (
+        igmp.Query(None, 1.0, 3), igmp.Query(group, 1.0, 3, sources, 7, 125.0), igmp.Query(None, 1.0, 2), igmp.Query(group, 0.1, 2),
+        igmp.Report(2, (igmp.Record(2, group),)), igmp.Report(3, (igmp.Record(4, group, sources),) * 3), igmp.Leave(group),
+    ):  # fmt: skip
+        if family == 4:
+            header = ipv4.Ipv4Header(source, igmp.ALL_SYSTEMS, 2, 1, options=igmp.ROUTER_ALERT)
+            yield ipv4.emit(header, igmp.emit(message))
+        else:
+            payload = ipv6.emit_router_alert(58) + mld.emit(message, source, mld.ALL_NODES)
+            yield ipv6.emit(ipv6.Ipv6Header(source, mld.ALL_NODES, 0, 1), payload)
+    if family == 4:
+        for options in (b"\x07\x0b\x04" + bytes(9), b"\x44\x0c\x05\x01" + bytes(8), b"\x83\x07\x04" + bytes(5)):
+            header = ipv4.Ipv4Header(source, parse_address("10.0.0.2"), 1, options=options)
+            yield ipv4.emit(header, icmpv4.emit(icmpv4.echo_request(1, 2, b"ping")))
 
 
 def repaired(frame, header):
@@ -155,6 +183,7 @@ def test_mutated_frames(medium, seed):
     header = 14 if medium is Medium.ETHERNET else 0
     network = Network(9)
     host, other, link = victim(network, medium)
+    heard = [host.stack.raw.open(host.stack.root, local, protocol) for local, protocol in RAW] if seed % 2 else []
     streams = [other.connect(address, 80) for address in ("10.0.0.2", "2001:db8::2")]
     network.run(lambda: all(stream.connected for stream in streams))
     device = host.poller.ports[0].device
@@ -169,6 +198,11 @@ def test_mutated_frames(medium, seed):
         bounded(host)
     network.run(network.now + 400.0)
     bounded(host)
+    for endpoint in heard:
+        size = 0
+        while (datagram := endpoint.receive()) is not None:
+            size += len(datagram.payload)
+        assert size <= CONFIG.udp_receive_buffer
     # it still works
     stream = other.connect("2001:db8::2", 80, local_port=33333)
     network.run(lambda: stream.connected, limit=30)

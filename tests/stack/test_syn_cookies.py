@@ -20,12 +20,16 @@ def syn(net, tools, port, number=1000, options=b"\x02\x04\x05\xb4", source="10.0
 
 
 def inject(net, tools, packet):
-    net.link.inject(tools.framed(packet, net.server.interface.link.address, net.client.interface.link.address), net.server)
+    net.link.inject(
+        tools.framed(packet, net.server.interface.link.address, net.client.interface.link.address), net.server
+    )
     net.rest(0.01)
 
 
 @pytest.mark.parametrize("family", [4, 6])
-@pytest.mark.parametrize("client", [{}, {"timestamps": False}, {"sack": False}, {"window_scaling": False}, {"ecn": "on"}])
+@pytest.mark.parametrize(
+    "client", [{}, {"timestamps": False}, {"sack": False}, {"window_scaling": False}, {"ecn": "on"}]
+)
 def test_a_handshake_through_a_cookie(pair, family, client):
     net = pair(tcp=client, server_tcp=ALWAYS)
     stream, served = net.open(family)
@@ -175,7 +179,9 @@ class TestForgeries:
         assert endpoint.connection.readable == 0 and net.server.stack.counters["TcpExtPAWSEstab"] == 1
 
     def test_our_timestamps_go_on_from_the_one_that_held_the_options(self, net, tools):
-        answer = self.answered(net, tools, emit_options(TcpOptions(mss=1460, window_scale=7, sack_permitted=True, ts_val=5000, ts_ecr=0)))
+        answer = self.answered(
+            net, tools, emit_options(TcpOptions(mss=1460, window_scale=7, sack_permitted=True, ts_val=5000, ts_ecr=0))
+        )
         echoed = parse_options(answer.options).ts_val
         self.acknowledge(net, tools, answer, options=emit_options(TcpOptions(ts_val=5001, ts_ecr=echoed)))
         (endpoint,) = net.server.stack.tcp.flows.values()

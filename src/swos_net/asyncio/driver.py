@@ -254,6 +254,9 @@ class LoopDriver(Driver):
                 return
             core.watch(waiter)
             self._waiters.append(waiter)
+            self.flush(self.clock())  # the thread of a loop does not do that on its way out
+            if self._leader is not None:
+                self._ring()
         try:
             while not waiter.ready and self._refusal is None:
                 if deadline is not None and self.clock() >= deadline:

@@ -153,6 +153,8 @@ class TlsConnection:
                     with self._driver.entered() as now:
                         while self._core.receive(RECORD_MAX, 0, now):
                             pass
+                    return  # the peer's end, which would be received for ever
+                    return
         except OSError:
             pass
         finally:

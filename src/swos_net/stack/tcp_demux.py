@@ -12,7 +12,7 @@ from swos_net.stack.syn_cookies import SynCookies
 from swos_net.stack.tcp_endpoint import TcpEndpoint, TcpListener
 from swos_net.tcp.congestion import check_controller
 from swos_net.tcp.connection import Connection
-from swos_net.tcp.isn import initial_sequence_number, timestamp_offset
+from swos_net.tcp.isn import flow_numbers, initial_sequence_number, isn_at
 from swos_net.tcp.segment import ACK, FIN, RST, SYN, Segment
 from swos_net.tcp.state import State
 from swos_net.wire import ipv4, ipv6, tcp
@@ -21,12 +21,13 @@ HEADERS4 = 40  # IPv4 and TCP without options
 HEADERS6 = 60
 OPTIONS_MAX = 40
 PACKET_MAX = 65535
+TSO4, TSO6 = int(Offload.TSO4), int(Offload.TSO6)
 TIME_WAIT_ISN_STEP = 65537  # between what a connection sent and the ISN of the one that takes its place
 
 
 def _packet_max(link: LinkFeatures, ipv4_flow: bool) -> int:
     """The longest packet worth handing to the data plane, which cuts it to segments where the link does not."""
-    if link.offloads & (Offload.TSO4 if ipv4_flow else Offload.TSO6):
+    if int(link.offloads) & (TSO4 if ipv4_flow else TSO6):
         return min(PACKET_MAX, link.frame_max - link.link_header)
     return PACKET_MAX
 
@@ -235,17 +236,20 @@ class TcpDemux:
         ipv4_flow = is_ipv4(remote)
         headers = HEADERS4 if ipv4_flow else HEADERS6
         mss = self._mss(interface, remote, now)
+        isn_offset, ts_offset, label = flow_numbers(stack.secret, flow)
         connection = Connection(
             stack.config.tcp,
-            initial_sequence_number(stack.secret, flow, now) if iss is None else iss,
+            isn_at(isn_offset, now) if iss is None else iss,
             mss,
             ipv4=ipv4_flow,
             super_segment=max(mss, _packet_max(interface.link, ipv4_flow) - headers - OPTIONS_MAX),
-            ts_offset=timestamp_offset(stack.secret, flow),
+            ts_offset=ts_offset,
             counters=stack.counters,
         )
         endpoint = TcpEndpoint(stack, capability, connection, flow, local, local_port, remote, remote_port, interface, next_hop, listener)
         endpoint.reuse = listener.claim.reuse if listener is not None else reuse
+        if not ipv4_flow:
+            endpoint.path.c.flow_label = label
         self.flows[flow] = endpoint
         self.ports.flow_opened(local_port, ipv4_flow, endpoint.reuse)
         return endpoint

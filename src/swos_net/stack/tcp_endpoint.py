@@ -7,7 +7,6 @@ watchers, marks the endpoint for output and sees to its deadline.
 import errno
 from collections.abc import Callable
 
-from swos_net.address import is_ipv4
 from swos_net.capability import Capability
 from swos_net.dataplane.batch import Batch, FlowPath
 from swos_net.errors import os_error
@@ -15,7 +14,6 @@ from swos_net.stack.endpoint import Endpoint, Ready
 from swos_net.stack.ports import PortClaim
 from swos_net.tcp.connection import Connection
 from swos_net.tcp.events import Event
-from swos_net.tcp.isn import flow_label
 from swos_net.tcp.listener import Listener
 from swos_net.tcp.segment import Segment
 from swos_net.tcp.state import State
@@ -49,8 +47,6 @@ class TcpEndpoint(Endpoint):
         self.next_hop = next_hop
         self.listener = listener
         self.path = FlowPath(local, local_port, remote, remote_port, stack.config.hop_limit, stack.random.getrandbits(16))
-        if not is_ipv4(remote):
-            self.path.c.flow_label = flow_label(stack.secret, flow)
         self.reuse = 0  # REUSE_* of its local port
         self.output_pending = False
         self.scheduled: float | None = None

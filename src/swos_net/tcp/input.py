@@ -138,6 +138,10 @@ def _synchronized(tcb: Tcb, segment: Segment, now: float) -> None:
         if window <= 0 and seq == rcv_nxt and not flags & RST:
             acceptable = True  # "special allowance": its ACK counts, its text is cut to nothing
     if not acceptable:
+        if stamped and occupied and seq + occupied == rcv_nxt:
+            # all of it came before: the answer echoes this transmission's timestamp, or the peer would measure from the first
+            tcb.ts_recent = segment.ts_val
+            tcb.ts_recent_age = now
         _unacceptable(tcb, segment, seq, now)
         return
 

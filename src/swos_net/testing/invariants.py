@@ -32,7 +32,9 @@ def check_connection(connection: Connection, *, resting: bool = False) -> None:
         assert tcb.rcv_nxt <= tcb.rcv_adv, "received more than was offered"
     ring = tcb.receive_ring
     if ring is not None:
-        assert tcb.receive_base + ring.tail == tcb.rcv_nxt - tcb.fin_received, "the receive queue ends elsewhere than RCV.NXT"
+        assert tcb.receive_base + ring.tail == tcb.rcv_nxt - tcb.fin_received, (
+            "the receive queue ends elsewhere than RCV.NXT"
+        )
         early = tcb.state is State.SYN_RECEIVED  # text that came with the peer's SYN waits there
         for start, end in tcb.out_of_order.ranges:
             assert tcb.rcv_nxt < start + early and start < end <= tcb.receive_base + ring.head + ring.capacity
@@ -54,7 +56,15 @@ def check_scoreboard(board: Scoreboard, snd_una: int, snd_nxt: int) -> None:
         assert not (record.sacked and record.lost), f"delivered and lost: {record}"
     assert board.sacked_octets == sum(record.end - record.start for record in records if record.sacked)
     assert board.lost_octets == sum(record.end - record.start for record in records if record.lost)
-    assert board.in_flight == sum(record.end - record.start for record in records if not record.lost and not record.sacked)
+    assert board.in_flight == sum(
+        record.end - record.start for record in records if not record.lost and not record.sacked
+    )
+    if board.by_time is not None:
+        times = [sent_at for sent_at, _ in board.by_time]
+        assert times == sorted(times)
+        known = {(sent_at, id(record)) for sent_at, record in board.by_time}
+        for record in records:
+            assert record.sacked or record.lost or (record.sent_at, id(record)) in known, f"RACK will not find {record}"
     if board.sacked_octets:
         assert board.highest_sacked == max(record.end for record in records if record.sacked)
 
@@ -65,6 +75,8 @@ def check_timers(tcb: Tcb) -> None:
     if tcb.scoreboard.records:
         assert timers.retransmission is not None or timers.persist is not None, "in flight without a timer"
     elif tcb.snd_nxt < tcb.data_end or (tcb.fin_wanted and tcb.snd_nxt <= tcb.data_end):
-        assert timers.retransmission is not None or timers.persist is not None or timers.pacing is not None, "data waits without a timer"
+        assert timers.retransmission is not None or timers.persist is not None or timers.pacing is not None, (
+            "data waits without a timer"
+        )
     if tcb.ack_pending and not tcb.ack_now:
         assert timers.delayed_ack is not None, "an acknowledgment waits without a timer"

@@ -48,7 +48,13 @@ class TestAgreement:
 
     @pytest.mark.parametrize(
         ("mode", "flags", "agreed"),
-        [("on", ECE | CWR, True), ("passive", ECE | CWR, True), ("passive", ECE, False), ("passive", 0, False), ("off", ECE | CWR, False)],
+        [
+            ("on", ECE | CWR, True),
+            ("passive", ECE | CWR, True),
+            ("passive", ECE, False),
+            ("passive", 0, False),
+            ("off", ECE | CWR, False),
+        ],
     )
     def test_who_is_asked(self, tcp, mode, flags, agreed):
         harness = tcp(ecn=mode)
@@ -106,7 +112,11 @@ class TestSender:
         """RFC 9937: about one segment for two acknowledged, not a pause of half a round trip."""
         harness = sender()
         sent = [len(harness.acknowledges(1 + number * MSS, flags=ACK | ECE)) for number in range(1, 11)]
-        assert sum(sent) == 5 and max(sent) == 1 and not any(one + two + three == 0 for one, two, three in zip(sent, sent[1:], sent[2:]))
+        assert (
+            sum(sent) == 5
+            and max(sent) == 1
+            and not any(one + two + three == 0 for one, two, three in zip(sent, sent[1:], sent[2:]))
+        )
 
     def test_a_loss_in_the_same_window_costs_nothing_more(self, sender):
         harness = sender()

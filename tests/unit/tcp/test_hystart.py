@@ -22,7 +22,9 @@ class Path:
         self.nxt = self.una + before
         for _ in range(acks or before // MSS):
             self.una += MSS
-            self.controller.on_ack(AckSample(MSS, 0, rtt, rtt, self.una, self.nxt + self.controller.cwnd - before, True), 0.0)
+            self.controller.on_ack(
+                AckSample(MSS, 0, rtt, rtt, self.una, self.nxt + self.controller.cwnd - before, True), 0.0
+            )
         return (self.controller.cwnd - before) / MSS
 
     @property

@@ -53,7 +53,13 @@ class TestNumbers:
     def test_a_fresh_connection(self, tcp):
         harness = tcp().established()
         told = info(harness)
-        assert (told.tcpi_state, told.tcpi_ca_state, told.tcpi_unacked, told.tcpi_bytes_acked, told.tcpi_bytes_sent) == (1, 0, 0, 0, 0)
+        assert (
+            told.tcpi_state,
+            told.tcpi_ca_state,
+            told.tcpi_unacked,
+            told.tcpi_bytes_acked,
+            told.tcpi_bytes_sent,
+        ) == (1, 0, 0, 0, 0)
         assert told.tcpi_snd_cwnd == 10 and told.tcpi_snd_mss == told.tcpi_advmss == 1460 and told.tcpi_options == 0
         assert told.tcpi_snd_ssthresh == 0x7FFFFFFF
 
@@ -80,7 +86,11 @@ class TestNumbers:
         sender.acknowledges(1, (1 + MSS, 1 + 6 * MSS))
         told = info(sender)
         assert told.tcpi_ca_state == 3 and told.tcpi_sacked == 5 and told.tcpi_snd_ssthresh == 5
-        assert told.tcpi_total_retrans >= 1 and told.tcpi_retrans == told.tcpi_total_retrans and told.tcpi_bytes_retrans >= MSS
+        assert (
+            told.tcpi_total_retrans >= 1
+            and told.tcpi_retrans == told.tcpi_total_retrans
+            and told.tcpi_bytes_retrans >= MSS
+        )
         sender.acknowledges(1 + 6 * MSS, (1, 1 + MSS))
         assert info(sender).tcpi_dsack_dups == 1
 
@@ -94,7 +104,12 @@ class TestNumbers:
         harness = tcp(sack=True, timestamps=True, window_scaling=True, ecn="on")
         harness.connection.open(harness.now)
         harness.output()
-        harness.arrives(SYN | ACK | ECE, 0, 1, options=TcpOptions(mss=MSS, sack_permitted=True, window_scale=7, ts_val=1, ts_ecr=harness.stamp()))
+        harness.arrives(
+            SYN | ACK | ECE,
+            0,
+            1,
+            options=TcpOptions(mss=MSS, sack_permitted=True, window_scale=7, ts_val=1, ts_ecr=harness.stamp()),
+        )
         told = info(harness)
         assert told.tcpi_options == TCPI_OPT_TIMESTAMPS | TCPI_OPT_SACK | TCPI_OPT_WSCALE | TCPI_OPT_ECN
         assert told.tcpi_wscale & 15 == 7 and told.tcpi_wscale >> 4 == harness.tcb.rcv_wscale
@@ -126,4 +141,6 @@ class TestNumbers:
         harness.acknowledges(1 + MSS)
         harness.passes(5.0)
         told = info(harness)
-        assert told.tcpi_last_data_sent == pytest.approx(5000, abs=1) and told.tcpi_last_ack_recv == pytest.approx(5000, abs=1)
+        assert told.tcpi_last_data_sent == pytest.approx(5000, abs=1) and told.tcpi_last_ack_recv == pytest.approx(
+            5000, abs=1
+        )

@@ -398,6 +398,13 @@ class TestTimeWait:
         harness.events.clear()
         return harness
 
+    @pytest.mark.parametrize("ignored", [True, False])
+    def test_a_reset_does_not_end_it_unless_it_may(self, tcp, ignored):
+        """RFC 1337 3, fix F1; RFC 9293 3.10.7.4 leaves it open."""
+        harness = self.there(tcp, ignore_reset_in_time_wait=ignored)
+        assert harness.arrives(RST, 2, 0) == []
+        assert harness.tcb.state is (State.TIME_WAIT if ignored else State.CLOSED) and not harness.tcb.error
+
     def test_it_lasts_two_msl(self, tcp):
         harness = self.there(tcp, time_wait=60.0)
         harness.passes(59.9)

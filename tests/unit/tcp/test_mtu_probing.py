@@ -44,7 +44,9 @@ class TestSearch:
         harness = sender(mtu_probing="on")
         assert harness.tcb.path_mss == harness.tcb.mss == 500
 
-    @pytest.mark.parametrize("config", [{"mtu_probing": "off"}, {"mtu_probing": "black-hole"}, {"mtu_probing": "on", "base_mss": 1460}])
+    @pytest.mark.parametrize(
+        "config", [{"mtu_probing": "off"}, {"mtu_probing": "black-hole"}, {"mtu_probing": "on", "base_mss": 1460}]
+    )
     def test_not_unless_it_is_wanted(self, sender, config):
         harness = sender(**config)
         assert harness.tcb.path_mss == LINK and harness.tcb.mtu_probe is None

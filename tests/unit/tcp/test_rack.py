@@ -11,7 +11,12 @@ MSS = 1000
 
 def starts(sent):
     """First sequence numbers of the segments with text, of super-segments each."""
-    return [piece for segment in sent for piece in range(segment.seq, segment.seq + len(segment.data), segment.segment_size or 1) if segment.data]
+    return [
+        piece
+        for segment in sent
+        for piece in range(segment.seq, segment.seq + len(segment.data), segment.segment_size or 1)
+        if segment.data
+    ]
 
 
 @pytest.fixture
@@ -62,7 +67,9 @@ class TestDetection:
         later = harness.tcb.scoreboard.records[-1]
         assert later.sent_at == harness.now
         harness.acknowledges(1 + MSS, segment(2, 9))
-        assert not later.lost and harness.tcb.scoreboard.lost_octets == 0, "all of the first flight has arrived or goes again"
+        assert not later.lost and harness.tcb.scoreboard.lost_octets == 0, (
+            "all of the first flight has arrived or goes again"
+        )
         assert starts(harness.acknowledges(1 + MSS, segment(2, 9))) == []
 
     def test_a_retransmission_that_is_lost_is_found_by_what_was_sent_after_it(self, sender):
@@ -185,6 +192,10 @@ class TestThreshold:
     def test_holes_below_the_threshold_are_not_lost(self, sender):
         harness = sender(rack=False)
         harness.acknowledges(1, segment(1, 3), segment(5))
-        lost = [(record.start - harness.tcb.iss) for record in harness.tcb.scoreboard.records if record.lost or record.retransmissions]
+        lost = [
+            (record.start - harness.tcb.iss)
+            for record in harness.tcb.scoreboard.records
+            if record.lost or record.retransmissions
+        ]
         assert lost == [1], "one segment beyond the second hole says little"
         check_scoreboard(harness.tcb.scoreboard, harness.tcb.snd_una, harness.tcb.snd_nxt)

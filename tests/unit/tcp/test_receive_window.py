@@ -96,7 +96,9 @@ class TestEdge:
         """RFC 9293 3.8.6; what scaling rounds off aside."""
         generator = random.Random(seed)
         buffer = generator.choice([3000, 20_000, 300_000])
-        harness = receiver(receive_buffer=buffer, receive_buffer_initial=generator.choice([2000, 65536]), dialect=dialect)
+        harness = receiver(
+            receive_buffer=buffer, receive_buffer_initial=generator.choice([2000, 65536]), dialect=dialect
+        )
         rounding = (1 << harness.tcb.rcv_wscale) - 1
         seq, highest = 1, 0
         for _ in range(300):

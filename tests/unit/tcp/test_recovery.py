@@ -27,7 +27,9 @@ def sender(tcp):
 
     def make(queued=80, *, in_flight=IN_FLIGHT, sack=True, stamps=False, **config):
         config = {"tail_loss_probe": False, "initial_window_segments": in_flight} | config
-        harness = tcp(sack=sack, timestamps=stamps, super_segment=MSS, **config).sending(queued * MSS, sack=sack, stamps=stamps)
+        harness = tcp(sack=sack, timestamps=stamps, super_segment=MSS, **config).sending(
+            queued * MSS, sack=sack, stamps=stamps
+        )
         assert numbers(harness.output()) == list(range(min(in_flight, queued)))
         harness.after(0.1)
         return harness
@@ -47,7 +49,9 @@ class TestProportionalRateReduction:
         assert sum(map(len, sent[3:])) == 7 and all(len(one) + len(two) <= 1 for one, two in zip(sent[3:], sent[4:]))
         tcb = harness.tcb
         assert tcb.congestion.ssthresh == 10 * MSS
-        assert recovery.pipe(tcb) + MSS >= 10 * MSS >= recovery.pipe(tcb), "down at ssthresh when the round trip is over"
+        assert recovery.pipe(tcb) + MSS >= 10 * MSS >= recovery.pipe(tcb), (
+            "down at ssthresh when the round trip is over"
+        )
         harness.after(0.1)
         harness.acknowledges(1 + 20 * MSS, segment(20, 21))
         assert tcb.recovery.phase is Phase.RECOVERY, "what went out before it began is not all acknowledged"
@@ -114,7 +118,9 @@ class TestProportionalRateReduction:
         assert harness.tcb.recovery.phase is Phase.OPEN and nxt - una == harness.tcb.congestion.cwnd
         harness.after(0.1)
         harness.acknowledges(una, (una + MSS, nxt))
-        assert harness.tcb.congestion.ssthresh == (nxt - una) // 2 and harness.tcb.counters["TcpExtTCPSackRecovery"] == 2
+        assert (
+            harness.tcb.congestion.ssthresh == (nxt - una) // 2 and harness.tcb.counters["TcpExtTCPSackRecovery"] == 2
+        )
 
 
 class TestWithoutSack:
@@ -156,7 +162,9 @@ class TestWithoutSack:
         recover = harness.tcb.recovery.recover - harness.tcb.iss
         assert recover == 1 + 20 * MSS
         sent = harness.acknowledges(recover)
-        assert harness.tcb.recovery.phase is Phase.OPEN and len(sent) <= 3 and harness.tcb.congestion.ssthresh == 10 * MSS
+        assert (
+            harness.tcb.recovery.phase is Phase.OPEN and len(sent) <= 3 and harness.tcb.congestion.ssthresh == 10 * MSS
+        )
 
     def test_duplicates_of_what_went_out_before_a_timeout_mean_nothing(self, sender):
         """RFC 6582 3.2 (1) and 4: `recover`."""

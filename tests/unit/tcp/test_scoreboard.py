@@ -17,7 +17,10 @@ def board_of(*sent):
 
 
 def marks(board):
-    return [(record.start, record.end, "S" * record.sacked + "L" * record.lost + "R" * record.retransmissions) for record in board.records]
+    return [
+        (record.start, record.end, "S" * record.sacked + "L" * record.lost + "R" * record.retransmissions)
+        for record in board.records
+    ]
 
 
 def sacked(board, *blocks):
@@ -151,13 +154,17 @@ def test_counters_and_records_agree_whatever_happens(seed):
     snd_una = snd_nxt = 0
     for turn in range(400):
         now = turn / 4 // 1
+        if generator.random() < 0.2:
+            board.in_time_order()
         match generator.randrange(8):
             case 0 | 1:
                 end = snd_nxt + generator.randint(1, 50)
                 board.sent(snd_nxt, end, now)
                 snd_nxt = end
             case 2 if snd_una < snd_nxt:
-                snd_una = generator.randint(snd_una + 1, snd_nxt) if generator.random() < 0.3 else min(snd_una + 7, snd_nxt)
+                snd_una = (
+                    generator.randint(snd_una + 1, snd_nxt) if generator.random() < 0.3 else min(snd_una + 7, snd_nxt)
+                )
                 board.acknowledged(snd_una, Delivered())
             case 3 if snd_nxt - snd_una > 2:
                 left = generator.randint(snd_una + 1, snd_nxt - 1)

@@ -44,7 +44,9 @@ def test_at_the_very_beginning():
 
 
 @pytest.mark.parametrize(
-    "other", [{"secret": bytes(32)}, {"flow": bytes(35) + b"\x01"}, {"peer": PEER + 1}], ids=["secret", "flow", "peer's ISN"]
+    "other",
+    [{"secret": bytes(32)}, {"flow": bytes(35) + b"\x01"}, {"peer": PEER + 1}],
+    ids=["secret", "flow", "peer's ISN"],
 )
 def test_it_belongs_to_one_handshake(other):
     assert checked(cookie(), **other) is None

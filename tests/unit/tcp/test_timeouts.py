@@ -258,7 +258,9 @@ class TestKeepalive:
     """RFC 9293 3.8.4"""
 
     def alive(self, tcp, **config):
-        harness = tcp(**{"keepalive_idle": 100.0, "keepalive_interval": 10.0, "keepalive_probes": 3} | config).established()
+        harness = tcp(
+            **{"keepalive_idle": 100.0, "keepalive_interval": 10.0, "keepalive_probes": 3} | config
+        ).established()
         harness.connection.set_keepalive(True, harness.now)
         return harness
 

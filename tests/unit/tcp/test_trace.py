@@ -28,7 +28,11 @@ def test_what_arrives_is_told_before_it_takes_effect_and_what_goes_out_after(tcp
     harness = tcp()
     events = traced(harness)
     harness.established()
-    assert [(event, state) for event, _, state, _ in events] == [("sent", "SYN_SENT"), ("received", "SYN_SENT"), ("sent", "ESTABLISHED")]
+    assert [(event, state) for event, _, state, _ in events] == [
+        ("sent", "SYN_SENT"),
+        ("received", "SYN_SENT"),
+        ("sent", "ESTABLISHED"),
+    ]
 
 
 def test_the_time_of_a_timeout_is_the_deadline(tcp):
