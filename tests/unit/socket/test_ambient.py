@@ -3,6 +3,7 @@
 import _socket
 import asyncio
 import contextvars
+import select
 import socket
 import ssl
 import threading
@@ -244,6 +245,67 @@ def test_tls(wired, module):
         sock.unwrap().close()
     thread.join()
     assert seen == ["TLSv1.3"]
+
+
+def tls_server(wired, serve, **settings):
+    """A thread in which `serve(connection)` runs with one accepted connection, not yet wrapped, and its port."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(KEYCERT)
+    for name, value in settings.items():
+        setattr(context, name, value)
+    with wired.server_root.activate():
+        listener = socket.create_server(("", 0))
+
+    def run():
+        with listener, listener.accept()[0] as connection:
+            serve(context, connection)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    return thread, listener.getsockname()[1]
+
+
+def test_session_tickets_that_nobody_reads_make_no_reset(wired):
+    seen = []
+
+    def serve(context, connection):
+        with context.wrap_socket(connection, server_side=True) as sock:
+            seen.append(sock.recv(100))
+
+    thread, port = tls_server(wired, serve)
+    context = ssl.create_default_context(cafile=str(KEYCERT))
+    context.check_hostname = False
+    with wired.root.activate():
+        plain = socket.create_connection((wired.server_address[0], port))
+    with context.wrap_socket(plain) as sock:
+        assert select.select([sock], [], [], 10)[0], "the tickets"
+    thread.join()
+    assert seen == [b""]
+
+
+def test_an_alert_is_not_overtaken_by_a_reset(wired):
+    """The server fails at the client's certificate, and has more of the client's unread when it closes."""
+    failures = []
+
+    def serve(context, connection):
+        try:
+            context.wrap_socket(connection, server_side=True)
+        except ssl.SSLError as error:
+            failures.append(error)
+
+    thread, port = tls_server(wired, serve, verify_mode=ssl.CERT_REQUIRED, minimum_version=ssl.TLSVersion.TLSv1_3)
+    context = ssl.create_default_context(cafile=str(KEYCERT))
+    context.check_hostname = False
+    context.load_cert_chain(KEYCERT)
+    with wired.root.activate():
+        plain = socket.create_connection((wired.server_address[0], port))
+    with context.wrap_socket(plain) as sock:
+        thread.join()
+        sock.send(b"a reset would have it fail")
+        assert select.select([sock], [], [], 10)[0]
+        with pytest.raises(ssl.SSLError, match="ALERT_UNKNOWN_CA"):
+            sock.recv(100)
+    assert isinstance(failures[0], ssl.SSLCertVerificationError)
 
 
 def test_the_public_module_is_the_standard_one():
