@@ -2,6 +2,7 @@
 
 import os
 from collections import deque
+from threading import Lock
 
 from swos_net.dataplane.batch import Batch, link_limits
 from swos_net.dataplane.burst import Burst
@@ -21,6 +22,7 @@ class PairDevice:
         self._limits = link_limits(link)
         self._queue: deque[tuple[bytes, int, int, int]] = deque()
         self._event: int | None = None
+        self._event_kept = Lock()  # nobody closes it meanwhile: the ends may belong to two threads
         self._blocked = False
         self._frames = self._bytes = 0
 
@@ -30,8 +32,9 @@ class PairDevice:
         return self._event
 
     def _wake(self) -> None:
-        if self._event is not None:
-            os.eventfd_write(self._event, 1)
+        with self._event_kept:
+            if self._event is not None:
+                os.eventfd_write(self._event, 1)
 
     def receive(self, burst: Burst) -> int:
         if self._event is not None and not self._queue:
@@ -45,9 +48,10 @@ class PairDevice:
             if not burst.add(frame, self.link.medium, checksum=checksum, gso_type=gso_type, gso_size=gso_size):
                 break
             queue.popleft()
-        if self.peer is not None and self.peer._blocked:
-            self.peer._blocked = False
-            self.peer._wake()
+        peer = self.peer
+        if peer is not None and peer._blocked:
+            peer._blocked = False
+            peer._wake()
         return len(burst)
 
     def release(self, burst: Burst) -> None:
@@ -71,13 +75,14 @@ class PairDevice:
         return {"frames_sent": self._frames, "bytes_sent": self._bytes}
 
     def close(self) -> None:
-        if self.peer is not None:
-            self.peer.link_up = False
-            self.peer.peer = None
-            self.peer = None
-        if self._event is not None:
-            os.close(self._event)
-            self._event = None
+        peer, self.peer = self.peer, None
+        if peer is not None:
+            peer.link_up = False
+            peer.peer = None
+        with self._event_kept:
+            if self._event is not None:
+                os.close(self._event)
+                self._event = None
 
 
 def make_pair(

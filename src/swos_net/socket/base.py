@@ -250,7 +250,12 @@ class SocketCore:
             if address == UNSPECIFIED4:
                 return "::", port, 0, 0
             return f"::ffff:{format_address(address)}", port, 0, 0
-        return format_address(address), port, 0, number if is_link_local(address) else 0
+        if not is_link_local(address):
+            return format_address(address), port, 0, 0
+        if number == self.stack.loopback.number:
+            own = self.stack.interface_with(address)  # an address of ours is one of the link that it is for
+            number = number if own is None else own.number
+        return format_address(address), port, 0, number
 
 
 def would_block() -> NoReturn:

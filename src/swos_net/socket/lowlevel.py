@@ -8,6 +8,7 @@ the kernel's.  This is the only place where a program's thread sleeps.  Read nex
 import _socket
 import errno
 import operator
+import os
 import socket as stdlib
 import time
 import warnings
@@ -137,6 +138,8 @@ class LowLevelSocket(stdlib.socket):
         self._adopt(core, mirror.driver)
         self._mirror, self._descriptor = mirror, descriptor
         self._set_kind(core.family if family == -1 else family, core.type if type == -1 else type, core.proto if proto == -1 else proto)
+        if self._limit is None and not os.get_blocking(descriptor):
+            self._limit = 0.0  # O_NONBLOCK belongs to what the descriptor stands for, not to this object
         self._show_blocking()
 
     # What it is
@@ -170,8 +173,9 @@ class LowLevelSocket(stdlib.socket):
             return C.fileno(self)
         if self._descriptor is None:
             with self._driver.entered():
-                had = self._core.mirror
-                self._mirror = readiness.mirror_of(self._core, self._driver)
+                core = self._open_core()
+                had = core.mirror
+                self._mirror = readiness.mirror_of(core, self._driver)
                 self._descriptor = self._mirror.duplicate() if had else self._mirror.descriptor
             self._show_blocking()
         return self._descriptor
@@ -183,6 +187,13 @@ class LowLevelSocket(stdlib.socket):
         descriptor = self.fileno()
         self._let_go()
         return descriptor
+
+    def _open_core(self) -> SocketCore:
+        """For a call that has seen the socket open: another thread may have closed it since."""
+        core = self._core
+        if core is None:
+            raise os_error(errno.EBADF, "the socket was closed meanwhile")
+        return core
 
     def _let_go(self) -> None:
         self._core = self._mirror = self._descriptor = self._tls = None
@@ -252,7 +263,7 @@ class LowLevelSocket(stdlib.socket):
         return self.gettimeout() != 0.0
 
     def _check_descriptor(self) -> None:
-        if self._core.closed:
+        if self._open_core().closed:
             raise os_error(errno.EBADF, "the socket has been closed by another descriptor for it")
         self._show_blocking()
 
@@ -265,7 +276,7 @@ class LowLevelSocket(stdlib.socket):
 
     def _call(self, mask: int, flags: int, call: Callable, *given: Any) -> Any:
         """`call(*given, now)`, again and again as long as it would block and there is time."""
-        core, driver, limit = self._core, self._driver, self._limit
+        core, driver, limit = call.__self__, self._driver, self._limit
         deadline = None
         while True:
             try:
@@ -303,7 +314,7 @@ class LowLevelSocket(stdlib.socket):
             raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable") from None
 
     def _address(self, call: str, given: Any) -> tuple:
-        core = self._core
+        core = self._open_core()
         return arguments.address(call, self._family, given,
                                  lambda host, family: resolver.host_address(host, family, core.capability))  # fmt: skip
 
@@ -314,7 +325,7 @@ class LowLevelSocket(stdlib.socket):
             return C.bind(self, address) if self._family == AF_UNIX else self._say_closed("bind", address)
         numeric = self._address("bind", address)
         with self._driver.entered() as now:
-            self._core.bind(numeric, now)
+            self._open_core().bind(numeric, now)
 
     def _say_closed(self, call: str, address: Any) -> None:
         """The C class complains of an address before it sees that the socket is closed."""
@@ -327,7 +338,7 @@ class LowLevelSocket(stdlib.socket):
             return C.listen(self, backlog)
         backlog = arguments.integer(backlog)
         with self._driver.entered() as now:
-            self._core.listen(max(backlog, 0), now)
+            self._open_core().listen(max(backlog, 0), now)
 
     def _accept(self, /) -> tuple[Any, Any]:
         core = self._core
@@ -354,7 +365,7 @@ class LowLevelSocket(stdlib.socket):
         return 0
 
     def _connect(self, address: tuple) -> None:
-        core, driver, limit = self._core, self._driver, self._limit
+        core, driver, limit = self._open_core(), self._driver, self._limit
         try:
             with driver.entered() as now:
                 return core.connect(address, now)
@@ -378,14 +389,16 @@ class LowLevelSocket(stdlib.socket):
             return C.shutdown(self, how)
         how = arguments.integer(how)
         with self._driver.entered() as now:
-            self._core.shutdown(how, now)
+            self._open_core().shutdown(how, now)
 
     def getsockname(self, /) -> Any:
         # a look at what is there: needs no entry, and so works in a finalizer
-        return self._core.getsockname() if self._core is not None else C.getsockname(self)
+        core = self._core
+        return core.getsockname() if core is not None else C.getsockname(self)
 
     def getpeername(self, /) -> Any:
-        return self._core.getpeername() if self._core is not None else C.getpeername(self)
+        core = self._core
+        return core.getpeername() if core is not None else C.getpeername(self)
 
     # Options
 
@@ -400,7 +413,7 @@ class LowLevelSocket(stdlib.socket):
         elif not isinstance(value, int) or value.bit_length() > 31:
             value = bytes(arguments.readable(value))
         with self._driver.entered() as now:
-            self._core.setsockopt(level, optname, value, optlen, now)
+            self._open_core().setsockopt(level, optname, value, optlen, now)
 
     def getsockopt(self, level, optname, buflen=0, /) -> int | bytes:
         if self._core is None:
@@ -409,7 +422,7 @@ class LowLevelSocket(stdlib.socket):
         if not 0 <= buflen <= OPTION_MAX:
             raise OSError("getsockopt buflen out of range")
         with self._driver.entered() as now:
-            return self._core.getsockopt(level, optname, buflen, now)
+            return self._open_core().getsockopt(level, optname, buflen, now)
 
     # Receiving
 
@@ -446,13 +459,13 @@ class LowLevelSocket(stdlib.socket):
 
     def _waits_for_more(self, flags: int) -> bool:
         """Whether receiving goes on after the first bytes: MSG_WAITALL, SO_RCVLOWAT."""
-        if not flags & MSG_WAITALL and self._core.option("receive_low", 1) == 1:
+        if not flags & MSG_WAITALL and self._open_core().option("receive_low", 1) == 1:
             return False
         return self._limit != 0 and self._type == SOCK_STREAM and not flags & MSG_DONTWAIT
 
     def _receive_all(self, view: memoryview, flags: int) -> int:
         """MSG_WAITALL: all of it, SO_RCVLOWAT: so much of it, unless the stream ends or fails."""
-        core = self._core
+        core = self._open_core()
         low = core.option("receive_low", 1)
         least = len(view) if flags & MSG_WAITALL else min(low, len(view))
         total = 0
@@ -477,7 +490,7 @@ class LowLevelSocket(stdlib.socket):
 
     def _expect(self, octets: int) -> None:
         with self._driver.entered() as now:
-            self._core.expect(octets, now)
+            self._open_core().expect(octets, now)
 
     def recvfrom(self, bufsize, flags=0, /) -> tuple[bytes, Any]:
         core = self._core
@@ -544,11 +557,9 @@ class LowLevelSocket(stdlib.socket):
     def _send_all(self, data: bytes | memoryview, flags: int, deadline: float | None = None, *, partly: bool = False) -> int:
         """All of it; `partly`: what was taken counts, and an error comes with the next call (as in one system call)."""
         size = len(data)
-        total = self._call(POLLOUT, flags, self._core.send, data, flags)
+        total = self._call(POLLOUT, flags, self._open_core().send, data, flags)
         while total < size:
-            core = self._core
-            if core is None:
-                raise os_error(errno.EBADF, "the socket was closed meanwhile")
+            core = self._open_core()
             if deadline is not None and clock.monotonic() >= deadline:
                 raise TimeoutError("timed out")
             try:
@@ -598,7 +609,7 @@ class LowLevelSocket(stdlib.socket):
 
     def _send_file(self, descriptor: int, offset: int, count: int) -> int:
         """Bytes of a file, without making Python objects of them; 0 at its end."""
-        return self._call(POLLOUT, 0, self._core.send_file, descriptor, offset, count)
+        return self._call(POLLOUT, 0, self._open_core().send_file, descriptor, offset, count)
 
 
 class _AbandonedDescriptor:
