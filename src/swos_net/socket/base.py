@@ -252,7 +252,7 @@ class SocketCore:
             return f"::ffff:{format_address(address)}", port, 0, 0
         if not is_link_local(address):
             return format_address(address), port, 0, 0
-        if number == self.stack.loopback.number:
+        if not number or number == self.stack.loopback.number:
             own = self.stack.interface_with(address)  # an address of ours is one of the link that it is for
             number = number if own is None else own.number
         return format_address(address), port, 0, number

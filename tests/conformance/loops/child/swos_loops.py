@@ -1,18 +1,20 @@
 """What a child process of the loop suites stands on: one stack, its capability active everywhere, no kernel network.
 
-Imported before anything of a suite; also a pytest plugin that writes outcomes as JSON lines to $SWOS_LOOPS_OUTCOMES.
+A pytest plugin as well: it leaves out what $SWOS_LOOPS_OMIT (patterns) says, keeps only $SWOS_LOOPS_ONLY (names) when
+there is such a thing, both JSON, and writes outcomes as lines of JSON to the descriptor $SWOS_LOOPS_RESULTS.
 """
 
 import asyncio
 import faulthandler
+import fnmatch
 import json
 import os
 import socket
 import sys
 from pathlib import Path
 
-from swos_net.asyncio import LoopDriver, SwosEventLoop
 from swos_net.address import parse_address
+from swos_net.asyncio import LoopDriver, SwosEventLoop
 from swos_net.device.pair import make_pair
 from swos_net.runtime.poll import Poller
 from swos_net.socket.ambient import inherit_in_threads
@@ -20,9 +22,11 @@ from swos_net.stack.stack import Stack
 
 made = 0  # loops
 kernel_sockets = []
+TEXT_MAX = 4000
 
 
 def _refuse_kernel_sockets(event, arguments):
+    # an audit hook cannot be taken away again
     if event == "socket.__new__" and arguments[1] in (socket.AF_INET, socket.AF_INET6):
         kernel_sockets.append(str(arguments[1:]))
         raise AssertionError("a kernel Internet socket")
@@ -44,12 +48,8 @@ def factory():
 
 
 def _machine():
-    """(name, MAC address) of an interface of the machine: some suites look up its link-local address in the kernel."""
-    try:
-        lines = Path("/proc/net/if_inet6").read_text().split("\n")
-    except OSError:
-        lines = []
-    for line in lines:
+    """(name, MAC address) of an interface of the machine: some tests look up its link-local address in the kernel."""
+    for line in Path("/proc/net/if_inet6").read_text().split("\n"):
         address, name = line.partition(" ")[0], line.split(" ")[-1]
         if address.startswith("fe80") and address[22:26] == "fffe":
             packed = bytes.fromhex(address)
@@ -79,26 +79,38 @@ active.__enter__()
 inherit_in_threads()
 sys.addaudithook(_refuse_kernel_sockets)
 asyncio.new_event_loop = factory
-sys.modules["swos_loops"] = sys.modules[__name__]
-import uvloop  # noqa: E402, F401
+
+import uvloop  # noqa: E402, F401  # the stand-in, before a suite's folder can come first
 
 
 class _Outcomes:
-    def __init__(self, path):
-        self._file = open(path, "a")
+    def __init__(self, descriptor):
+        self._file = open(descriptor, "w")
+
+    def _write(self, **line):
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
 
     def pytest_runtest_logreport(self, report):
         if report.when == "call" or report.outcome != "passed":
-            line = {"test": report.nodeid, "when": report.when, "outcome": report.outcome}
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            outcome = "skipped" if hasattr(report, "wasxfail") else report.outcome
+            self._write(test=report.nodeid, outcome=outcome, text=report.longreprtext[-TEXT_MAX:] if outcome == "failed" else "")
 
     def pytest_sessionfinish(self):
-        self._file.write(json.dumps({"loops": made, "kernel_sockets": len(kernel_sockets)}) + "\n")
+        self._write(loops=made, kernel_sockets=kernel_sockets)
         self._file.close()
 
 
 def pytest_configure(config):
-    path = os.environ.get("SWOS_LOOPS_OUTCOMES")
-    if path:
-        config.pluginmanager.register(_Outcomes(path))
+    descriptor = os.environ.get("SWOS_LOOPS_RESULTS")
+    if descriptor:
+        config.pluginmanager.register(_Outcomes(int(descriptor)))
+
+
+def pytest_collection_modifyitems(config, items):
+    omit = json.loads(os.environ.get("SWOS_LOOPS_OMIT", "[]"))
+    only = json.loads(os.environ.get("SWOS_LOOPS_ONLY", "null"))
+    kept = [item for item in items if not any(fnmatch.fnmatchcase(item.nodeid, pattern) for pattern in omit)
+            and (only is None or item.nodeid in only)]  # fmt: skip
+    config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+    items[:] = kept

@@ -8,7 +8,6 @@ from swos_loops import Loop, factory
 __version__ = "0.23.0"
 __path__ += os.environ.get("SWOS_LOOPS_UVLOOP", "").split()  # where its own test helpers are
 
-
 from uvloop import loop  # noqa: E402
 
 __all__ = ["EventLoopPolicy", "Loop", "install", "loop", "new_event_loop", "run"]
