@@ -59,15 +59,15 @@ SSH = (("USE_UVLOOP", "1"),)
 SUITES = (
     Suite("uvloop-tcp", "uvloop", (*ASYNCIO_SIDE, "tests/test_tcp.py"), 29, True),
     Suite("uvloop", "uvloop", (*ASYNCIO_SIDE, "tests/test_udp.py", "tests/test_sockets.py", "tests/test_dns.py",
-                               "tests/test_base.py", "tests/test_context.py"), 90, True),
+                               "tests/test_base.py", "tests/test_context.py"), 125, True),
     Suite("anyio", "anyio", ("-k", "uvloop", "tests/test_sockets.py"), 375, True),
-    Suite("aiohttp-client", "aiohttp", (*AIOHTTP, "tests/test_client_functional.py"), 320),
+    Suite("aiohttp-client", "aiohttp", (*AIOHTTP, "tests/test_client_functional.py"), 330),
     Suite("aiohttp-web", "aiohttp", (*AIOHTTP, "tests/test_web_functional.py", "tests/test_web_websocket_functional.py",
-                                     "tests/test_web_sendfile_functional.py", "tests/test_web_server.py"), 340),
-    Suite("asyncssh-connection", "asyncssh", ("tests/test_connection.py",), 200, environment=SSH),
-    Suite("asyncssh", "asyncssh", ("tests/test_forward.py", "tests/test_stream.py", "tests/test_channel.py"), 290, environment=SSH),
+                                     "tests/test_web_sendfile_functional.py", "tests/test_web_server.py"), 360),
+    Suite("asyncssh-connection", "asyncssh", ("tests/test_connection.py",), 280, environment=SSH),
+    Suite("asyncssh", "asyncssh", ("tests/test_forward.py", "tests/test_stream.py", "tests/test_channel.py"), 300, environment=SSH),
     Suite("twisted", "", ("-p", "only_asyncio_reactors", "--pyargs", "twisted.internet.test.test_tcp", "twisted.internet.test.test_udp",
-                          "twisted.internet.test.test_tls"), 190),
+                          "twisted.internet.test.test_tls"), 198),
 )  # fmt: skip
 
 
