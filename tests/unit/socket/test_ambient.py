@@ -11,7 +11,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from socket import create_connection as early_create_connection
 from socket import getaddrinfo as early_getaddrinfo
-from socket import gethostbyname as early_gethostbyname
 from socket import socket as early_socket
 
 import pytest
@@ -157,7 +156,7 @@ def test_ways_around_are_refused(wired):
     with wired.root.activate():
         ways = (
             _socket.socket, lambda: _socket.socket(_socket.AF_INET6, _socket.SOCK_DGRAM), lambda: socket.socket(socket.AF_PACKET),
-            lambda: early_gethostbyname("localhost"), lambda: _socket.getaddrinfo("localhost", 80), lambda: _socket.getnameinfo(("127.0.0.1", 80), 0),
+            lambda: _socket.gethostbyname("localhost"), lambda: _socket.getaddrinfo("localhost", 80), lambda: _socket.getnameinfo(("127.0.0.1", 80), 0),
         )  # fmt: skip
         for way in ways:
             with pytest.raises(CapabilityError, match="the kernel's network"):

@@ -43,7 +43,11 @@ def outcome(function, *arguments):
 
 def kernel_outcome(function, *arguments):
     """Where no capability is active: otherwise the kernel's is refused."""
-    return contextvars.Context().run(outcome, function, *arguments)
+    result = contextvars.Context().run(outcome, function, *arguments)
+    if isinstance(result, tuple) and result[0] is socket.herror and result[1][0] == 0:
+        # the C library looked nothing up and left its h_errno as another call had set it
+        return socket.herror, (3, "Unknown server error")
+    return result
 
 
 NUMERIC = [
