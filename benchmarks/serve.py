@@ -48,7 +48,7 @@ class Sink(asyncio.BufferedProtocol):
 class Source(asyncio.Protocol):
     """Sends for as long as the other end takes it (RFC 864)."""
 
-    payload = bytes(1 << 17)
+    payload = bytes(1 << 19)
 
     def connection_made(self, transport):
         self._transport = transport

@@ -28,7 +28,7 @@ class DataStream(asyncio.BufferedProtocol):
         self._tests = tests
         self._buffer = memoryview(bytearray(1 << 18))
         self._cookie = b""
-        self._payload = bytes(1 << 17)
+        self._payload = bytes(1 << 19)
         self._sending = False
         self.transport: asyncio.Transport | None = None
         self.bytes = 0

@@ -36,31 +36,47 @@ static uint32_t transport_header_length(const segment *item)
     return item->kind == SEGMENT_TCP ? 20u + item->options_length : 8u;
 }
 
-/* Whether the link takes the whole super-segment as one frame. */
-static int link_segments(const segment *item, const flow_path *path, const link_limits *limits, uint32_t network_length)
+/* Payload bytes that one frame of a TCP super-segment carries: as many whole segments as the link takes and cuts itself,
+ * or one.  `overhead` is that of the headers above the link's; 0 when not even a segment fits. */
+static uint32_t payload_per_frame(const segment *item, int ipv4, const link_limits *limits, uint32_t overhead)
 {
-    uint32_t wanted = OFFLOAD_CHECKSUM | (path_is_ipv4(path) ? OFFLOAD_TSO4 : OFFLOAD_TSO6);
-    uint32_t packet = network_length + transport_header_length(item) + item->length;
-    return item->kind == SEGMENT_TCP && (limits->offloads & wanted) == wanted && packet <= 65535 &&
-           packet + link_header_length(limits) <= limits->frame_max;
+    uint32_t wanted = OFFLOAD_CHECKSUM | (ipv4 ? OFFLOAD_TSO4 : OFFLOAD_TSO6);
+    uint32_t link_header = link_header_length(limits);
+    uint32_t packet_max = limits->frame_max < link_header ? 0 : limits->frame_max - link_header;
+    if (packet_max > 65535)
+        packet_max = 65535;
+    if (packet_max < overhead + item->segment_size)
+        return 0;
+    if ((limits->offloads & wanted) != wanted)
+        return item->segment_size;
+    if (item->length <= packet_max - overhead)
+        return item->length;
+    return (packet_max - overhead) / item->segment_size * item->segment_size;
 }
 
-uint32_t segment_frame_count(const segment *item, const link_limits *limits)
+static uint32_t frames_of(const segment *item, const link_limits *limits, uint32_t *payload)
 {
     if (item->kind == SEGMENT_FRAME)
         return item->length && item->length <= limits->frame_max ? 1 : 0;
     const flow_path *path = (const flow_path *)(uintptr_t)item->path;
     if (!path || (item->kind != SEGMENT_TCP && item->kind != SEGMENT_UDP) || item->options_length > 40 || item->options_length % 4)
         return 0;
-    uint32_t network_length = path_is_ipv4(path) ? 20 : 40;
-    uint32_t overhead = network_length + transport_header_length(item);
+    int ipv4 = path_is_ipv4(path);
+    uint32_t overhead = (ipv4 ? 20 : 40) + transport_header_length(item);
+    *payload = item->length;
     if (item->segment_size == 0 || item->length <= item->segment_size)
-        return overhead + item->length <= 65535 && overhead + item->length + link_header_length(limits) <= limits->frame_max;
-    if (link_segments(item, path, limits, network_length))
-        return 1;
-    if (item->kind != SEGMENT_TCP || overhead + item->segment_size + link_header_length(limits) > limits->frame_max)
+        return item->length <= 65535 && overhead + item->length <= 65535 &&
+               overhead + item->length + link_header_length(limits) <= limits->frame_max;
+    if (item->kind != SEGMENT_TCP)
         return 0;
-    return (item->length + item->segment_size - 1) / item->segment_size;
+    *payload = payload_per_frame(item, ipv4, limits, overhead);
+    return *payload ? (uint32_t)(((uint64_t)item->length + *payload - 1) / *payload) : 0;
+}
+
+uint32_t segment_frame_count(const segment *item, const link_limits *limits)
+{
+    uint32_t payload;
+    return frames_of(item, limits, &payload);
 }
 
 static uint32_t payload_pieces(const segment *item, uint32_t offset, uint32_t length, frame_piece *pieces)
@@ -111,7 +127,8 @@ static void render_network(uint8_t *ip, const flow_path *path, const segment *it
 
 int segment_render(const segment *item, uint32_t index, const link_limits *limits, rendered_frame *out)
 {
-    uint32_t frame_count = segment_frame_count(item, limits);
+    uint32_t per_frame = 0;
+    uint32_t frame_count = frames_of(item, limits, &per_frame);
     if (index >= frame_count)
         return -1;
     out->needs_checksum = 0;
@@ -128,8 +145,8 @@ int segment_render(const segment *item, uint32_t index, const link_limits *limit
     int ipv4 = path_is_ipv4(path);
     uint32_t offset = 0, length = item->length;
     if (frame_count > 1) {
-        offset = index * item->segment_size;
-        length = item->length - offset < item->segment_size ? item->length - offset : item->segment_size;
+        offset = index * per_frame;
+        length = item->length - offset < per_frame ? item->length - offset : per_frame;
     }
     int last = index + 1 == frame_count;
 
@@ -172,7 +189,7 @@ int segment_render(const segment *item, uint32_t index, const link_limits *limit
     out->header_length = at + header_length;
     out->length = out->header_length + length;
     out->piece_count = payload_pieces(item, offset, length, out->pieces);
-    if (frame_count == 1 && item->segment_size && length > item->segment_size) {
+    if (item->segment_size && length > item->segment_size) {
         out->gso_type = ipv4 ? GSO_TCPV4 : GSO_TCPV6;
         out->gso_size = item->segment_size;
     }

@@ -1,8 +1,9 @@
 /* Outgoing packets as flat descriptors, and their rendering into frames.
  *
  * A segment names a path (who to whom), header fields and where its payload
- * lies; a link says what it can take.  A super-segment becomes one frame with
- * offload metadata where the link takes it, and several frames elsewhere. */
+ * lies; a link says what it can take.  A super-segment becomes as few frames
+ * with offload metadata as the link takes it in, and one frame a segment
+ * elsewhere. */
 #pragma once
 #include <stdint.h>
 #include "byte_ring.h"

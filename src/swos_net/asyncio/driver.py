@@ -114,12 +114,13 @@ class LoopDriver(Driver):
         self.clock = time
         self.lock = threading.RLock()
         self._depth = 0
-        self._more = False  # the last poll was cut short
+        self.more = False  # the last poll may have left something
         self._entry = _Entry(self)
         self._loops: list[tuple[int, ServingLoop]] = []  # those that run, with their threads
         self._waiters: list[_Waiter] = []
         self._leader: int | None = None  # the thread that serves the stack because no loop does
         self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # wakes that thread
+        self._stopped = False
 
     @classmethod
     def of(cls, poller: Poller) -> "LoopDriver":
@@ -154,31 +155,38 @@ class LoopDriver(Driver):
             if self._abandoned:
                 self.close_abandoned(now)
             self.poller.flush(now)
-            if self._more or self.stack.loopback.has_output:
+            if self.more or self.stack.loopback.has_output:
                 return now
             return self.poller.next_deadline()
 
     def poll(self, now: float) -> None:
-        """Does what can be done at `now`."""
+        """Takes what has come and does what is due at `now`; `flush` follows when the callbacks have run."""
         try:
             with self.lock:
-                self._more = self.poller.poll(now)
+                self.more = self.poller.take(now)
         except OSError as error:
             self._device_failed(error, now)
 
     def stop(self) -> None:
         """Sends what is ready, ends what is still open with ENETDOWN and closes the devices; idempotent."""
         with self.lock:
-            if self._bell < 0:
+            if self._stopped:
                 return
+            self._stopped = True
             now = self.clock()
             if self._refusal is None:
                 self.flush(now)
                 self._give_up("its loop has been stopped", now)
-            for port in self.poller.ports:
-                port.device.close()
-            os.close(self._bell)
-            self._bell = -1
+            if self._leader is None or self._leader == get_ident():
+                self._close()
+            else:
+                self._ring()  # that thread sleeps on the descriptors: it closes them
+
+    def _close(self) -> None:
+        for port in self.poller.ports:
+            port.device.close()
+        os.close(self._bell)
+        self._bell = -1
 
     def finish(self, timeout: float) -> bool:
         """Serves the stack until closed connections have delivered what was sent; False after `timeout` seconds."""
@@ -201,7 +209,7 @@ class LoopDriver(Driver):
 
     def _give_up(self, why: str, now: float) -> None:
         self.refuse(errno.ENETDOWN, f"{self.stack.name} is no longer served: {why}")
-        self._more = False
+        self.more = False
         self.poller.failed(now)
         self._nudge_all()
         if self._leader is not None:
@@ -280,6 +288,8 @@ class LoopDriver(Driver):
         finally:
             with self.lock:
                 self._leader = None
+                if self._stopped:
+                    self._close()
                 self._nudge_all()
         return True
 

@@ -22,6 +22,9 @@ from swos_net.runtime.poll import Poller
 from swos_net.socket.core import SocketCore
 
 
+TURNS = 16  # at the stack before others of the loop have theirs
+
+
 class StackRunner:
     """`async with StackRunner(poller) as runner:` serves the devices until the block ends, then closes them.
 
@@ -136,13 +139,17 @@ class StackRunner:
             return
         self.turns += 1
         self._running = True
+        driver, time, waiting = self.driver, self.loop.time, self.deliveries.waiting
         try:
-            self.driver.poll(self.loop.time())
-            if self.deliveries.waiting:
-                self.deliveries.run(len(self.deliveries.waiting))
-            if self._stopped:
-                return
-            due = self.driver.flush(self.loop.time())
+            for _ in range(TURNS):
+                driver.poll(time())
+                if waiting:
+                    self.deliveries.run(len(waiting))
+                if self._stopped:
+                    return
+                due = driver.flush(time())
+                if not driver.more:
+                    break
         finally:
             self._running = False
             if self.deliveries.waiting:

@@ -50,6 +50,9 @@ class StackSelector(selectors.DefaultSelector):
             due = None
             for driver in drivers:
                 wanted = driver.flush(now)
+                if driver.more and not self._has_work():
+                    driver.poll(now)
+                    wanted = driver.flush(now)
                 if wanted is not None and (due is None or wanted < due):
                     due = wanted
             if self._devices:
@@ -69,6 +72,8 @@ class StackSelector(selectors.DefaultSelector):
         for driver in drivers:
             if driver in touched or due is not None and due <= now:
                 driver.poll(now)
+                if not self._has_work():
+                    driver.flush(now)  # answers of the stack itself: no callback has anything to add
         self._polled()
         return [event for event in events if event[0].data is not None] if touched else events
 

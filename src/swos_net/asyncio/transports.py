@@ -23,6 +23,7 @@ from swos_net.socket.lowlevel import wrap
 
 READ_EVENTS = select.POLLIN | select.POLLRDHUP | select.POLLERR | select.POLLHUP
 WRITE_EVENTS = select.POLLOUT | select.POLLERR | select.POLLHUP
+READS_PER_TURN = 4  # of up to `max_size` bytes, before others get their turn
 DATAGRAMS_PER_TURN = 16  # then others get theirs
 DATAGRAM_OVERHEAD = 8 if sys.version_info >= (3, 13) else 0  # what asyncio counts for a datagram besides its bytes
 _CLIENTS_BY_TRANSPORT = sys.version_info >= (3, 13)  # what a server is told: the transport, or only that there is one
@@ -118,14 +119,19 @@ class _CoreTransport(_FlowControlMixin):
         with self._lock:
             pending, self.pending = self.pending, 0
         if pending & READ_EVENTS and not self._paused and not self._closing:
+            more = 0
             try:
-                self._read_ready()
-            finally:
-                if not (self._paused or self._closing or self._at_end):
+                for _ in range(READS_PER_TURN):
+                    more = READ_EVENTS  # should the callback not return
+                    self._read_ready()
                     with self._lock:
-                        mask = self._core.poll() & READ_EVENTS
-                        if mask:
-                            self._changed(mask)  # the next turn; others come first
+                        more = 0 if self._paused or self._closing or self._at_end else self._core.poll() & READ_EVENTS
+                    if not more:
+                        break
+            finally:
+                if more and not (self._paused or self._closing or self._at_end):
+                    with self._lock:
+                        self._changed(more)  # the next turn; others come first
         if pending & WRITE_EVENTS and self._core is not None:
             self._write_ready()
 

@@ -1,7 +1,8 @@
 """The body of every loop: bursts in, time, batches out.  The one place that pulls.
 
 Who waits (an asyncio loop, a thread, a test's clock) calls `Poller.poll` when a device's descriptor is readable, when
-the deadline has come, or when the stack says that output appeared.
+the deadline has come, or when the stack says that output appeared.  Who has callbacks to run in between calls its
+halves, `take` and `flush`.
 """
 
 from collections.abc import Callable
@@ -11,14 +12,14 @@ from swos_net.dataplane.burst import Burst
 from swos_net.stack.interface import Interface
 from swos_net.stack.stack import Stack
 
-BURSTS_PER_POLL = 16  # then others get their turn (checked again at once)
+BATCHES_PER_SEND = 16  # then others get their turn (checked again at once)
 LOOPBACK_TURNS = 64
 
 
 class Port:
     """One device on one interface, and the batch that is under way between them."""
 
-    __slots__ = ("batch", "blocked", "burst", "device", "interface")
+    __slots__ = ("batch", "blocked", "burst", "device", "held", "interface")
 
     def __init__(self, device, interface: Interface):
         self.device = device
@@ -26,6 +27,7 @@ class Port:
         self.burst = Burst()
         self.batch = Batch()
         self.blocked = False
+        self.held = False  # the burst has not been given back to the device
 
 
 class Poller:
@@ -44,6 +46,15 @@ class Poller:
 
     def poll(self, now: float) -> bool:
         """Does what can be done at `now`; True when there is more to do at once."""
+        more = self.take(now)
+        return self._send(now) or more
+
+    def take(self, now: float) -> bool:
+        """At most one burst of every device, and what is due; True when there may be more.
+
+        What the stack has to send for it waits for `flush`, so that what callbacks read and write in between goes out
+        with the acknowledgments.
+        """
         self.polls += 1
         more = False
         for port in self.ports:
@@ -56,19 +67,13 @@ class Poller:
         if loopback.has_output:
             self._loop(now)
             more = more or loopback.has_output
-        for port in self.ports:
-            if port.interface.has_output or port.batch.count:
-                if self._transmit(port, now):
-                    more = True
         return more
 
     def flush(self, now: float) -> None:
         """Only sends what is waiting: after a call of the user.  What comes of it over the loopback arrives, too."""
         if self.stack.loopback.has_output:
             self._loop(now)
-        for port in self.ports:
-            if port.interface.has_output or port.batch.count:
-                self._transmit(port, now)
+        self._send(now)
 
     def failed(self, now: float) -> None:
         """A device is gone for good: every connection of this stack ends with an error."""
@@ -98,29 +103,39 @@ class Poller:
 
     def _receive(self, port: Port, now: float) -> bool:
         device, burst, interface = port.device, port.burst, port.interface
-        for _ in range(BURSTS_PER_POLL):
-            burst.clear()
-            received = device.receive(burst)
-            if device.link is not interface.link:
-                interface.link_changed(device.link)
-            port.blocked = False  # what made the descriptor readable may have been room
-            if not received:
-                return False
-            try:
-                self.stack.receive_burst(interface, burst, now)
-                # answers first: a guest then sees them and its own buffers come back with one interrupt
-                if interface.has_output:
-                    self._transmit(port, now)
-            finally:
-                device.release(burst)
+        if port.held:
+            port.held = False
+            device.release(burst)
+        burst.clear()
+        received = device.receive(burst)
+        if device.link is not interface.link:
+            interface.link_changed(device.link)
+        port.blocked = False  # what made the descriptor readable may have been room
+        if not received:
+            return False
+        port.held = True
+        self.stack.receive_burst(interface, burst, now)
         return True
+
+    def _send(self, now: float) -> bool:
+        """True when the work was cut short although a device still took frames."""
+        more = False
+        for port in self.ports:
+            if port.interface.has_output or port.batch.count:
+                if self._transmit(port, now):
+                    more = True
+            if port.held:
+                # answers first: a guest then sees them and its own buffers come back with one interrupt
+                port.held = False
+                port.device.release(port.burst)
+        return more
 
     def _transmit(self, port: Port, now: float) -> bool:
         """True when the work was cut short although the device still took frames."""
         if port.blocked:
             return False
         device, batch, interface = port.device, port.batch, port.interface
-        for _ in range(BURSTS_PER_POLL):
+        for _ in range(BATCHES_PER_SEND):
             if not batch.count:
                 if not interface.has_output:
                     return False

@@ -21,6 +21,7 @@ from swos_net.runtime.poll import Poller
 
 log = logging.getLogger(__name__)
 
+POLLS_PER_TURN = 16  # before callers get theirs
 ALWAYS = select.POLLERR | select.POLLHUP | select.POLLNVAL  # poll(2) reports these asked or not
 
 
@@ -196,7 +197,10 @@ class ThreadedRunner(Driver):
                 with self.lock:
                     now = clock.monotonic()
                     self.close_abandoned(now)
-                    more = self.poller.poll(now)
+                    for _ in range(POLLS_PER_TURN):
+                        more = self.poller.poll(now)
+                        if not more:
+                            break
                     self._follow_writability()
                     deadline = 0.0 if more else self.poller.next_deadline()
                     self._sleeping_until = deadline

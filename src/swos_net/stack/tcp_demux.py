@@ -6,7 +6,6 @@ from swos_net.address import BROADCAST4, UNSPECIFIED4, UNSPECIFIED6, is_ipv4, is
 from swos_net.capability import Capability
 from swos_net.dataplane.burst import DropReason
 from swos_net.errors import os_error
-from swos_net.link import LinkFeatures, Offload
 from swos_net.stack.ports import REUSE_ADDRESS, REUSE_PORT, BoundPorts, PortClaim, overlap, port_bytes
 from swos_net.stack.syn_cookies import SynCookies
 from swos_net.stack.tcp_endpoint import TcpEndpoint, TcpListener
@@ -19,17 +18,9 @@ from swos_net.wire import ipv4, ipv6, tcp
 
 HEADERS4 = 40  # IPv4 and TCP without options
 HEADERS6 = 60
-OPTIONS_MAX = 40
 PACKET_MAX = 65535
-TSO4, TSO6 = int(Offload.TSO4), int(Offload.TSO6)
+SUPER_SEGMENT = 1 << 19  # octets handed to the data plane at once, which cuts them to what the link takes
 TIME_WAIT_ISN_STEP = 65537  # between what a connection sent and the ISN of the one that takes its place
-
-
-def _packet_max(link: LinkFeatures, ipv4_flow: bool) -> int:
-    """The longest packet worth handing to the data plane, which cuts it to segments where the link does not."""
-    if int(link.offloads) & (TSO4 if ipv4_flow else TSO6):
-        return min(PACKET_MAX, link.frame_max - link.link_header)
-    return PACKET_MAX
 
 
 def flow_key(local: bytes, local_port: int, remote: bytes, remote_port: int) -> bytes:
@@ -234,7 +225,6 @@ class TcpDemux:
         if len(self.flows) >= stack.config.max_connections and not self._forget_oldest_time_wait():
             raise os_error(errno.ENOBUFS, "this stack holds as many connections as its configuration allows")
         ipv4_flow = is_ipv4(remote)
-        headers = HEADERS4 if ipv4_flow else HEADERS6
         mss = self._mss(interface, remote, now)
         isn_offset, ts_offset, label = flow_numbers(stack.secret, flow)
         connection = Connection(
@@ -242,7 +232,7 @@ class TcpDemux:
             isn_at(isn_offset, now) if iss is None else iss,
             mss,
             ipv4=ipv4_flow,
-            super_segment=max(mss, _packet_max(interface.link, ipv4_flow) - headers - OPTIONS_MAX),
+            super_segment=SUPER_SEGMENT,
             ts_offset=ts_offset,
             counters=stack.counters,
         )

@@ -33,9 +33,9 @@ FRUITLESS_LOOKS = 8
 # frame at once would slow its guest down.  Requests and answers stay below the threshold.  A rest is as long as it takes
 # for about REST_BYTES to gather, within bounds (seconds).
 BULK_BYTES = 16384
-REST_BYTES = 262144
+REST_BYTES = 1 << 20
 REST_MIN = 0.00005
-REST_MAX = 0.0005
+REST_MAX = 0.0015
 # Ethernet header and the largest IP packet.
 SUPER_FRAME_MAX = 14 + 65535
 
@@ -84,6 +84,7 @@ class VhostUserDevice:
         self._held_burst = None
         self._transmit_port: RingPort | None = None
         self._bytes_moved = 0  # since a transmit ring last ran empty
+        self._emptied = False  # the last burst was all that its ring, the only busy one, had
         self._rest = self._rest_min = min(REST_MIN, rest)
         self._rest_max = rest
         self._closed = False
@@ -115,7 +116,9 @@ class VhostUserDevice:
         """
         if self._held is not None:
             raise RuntimeError("release() the burst before the next receive()")
-        self.handle_ready()
+        settling, self._emptied = self._emptied, False
+        if not settling:  # the look that settles a ring comes right after; what the descriptors have to tell does not go away
+            self.handle_ready()
         busy = self._rings.busy
         looks = len(busy) + FRUITLESS_LOOKS
         while busy and looks:
@@ -138,16 +141,17 @@ class VhostUserDevice:
             elif taken < 0:
                 burst.clear()
                 self._rings.ring_broke(port)
-            elif len(burst):
+                self._update_link()
+            elif count := len(burst):
                 self._held, self._held_burst = port, burst
                 self._bytes_moved += burst.c.bytes
+                self._emptied = port.dry and not settling and len(busy) == 1
                 self._set_awake(self._rings.work_unseen)
-                return len(burst)
+                return count
             elif port.enabled:
                 # Nothing but chains without a frame; a discarding ring gives its chains back itself.
                 port.vring.release(burst)
         self._set_awake(self._rings.work_unseen)
-        self._update_link()
         return 0
 
     def release(self, burst) -> None:

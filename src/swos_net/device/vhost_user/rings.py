@@ -201,8 +201,9 @@ class Rings:
 
     def settle(self, port: RingPort) -> None:
         """Called when the ring gave nothing: waits for its next kick, unless frames came in between."""
-        # V4: drained before the last look, so that a later kick is seen.
-        self._drain(port)
+        # V4: drained before the last look, so that a later kick is seen; one that nobody saw yet is seen then.
+        if port.kicked:
+            self._drain(port)
         if port.vring.enable_kicks():
             port.vring.disable_kicks()
         else:
@@ -211,7 +212,8 @@ class Rings:
     def rest(self, port: RingPort, seconds: float) -> None:
         """Called instead of `settle` when bulk data goes through: the ring is looked at again after `seconds`, its kicks
         stay disabled and what it was used for is signalled in fewer, larger steps."""
-        self._drain(port)
+        if port.kicked:
+            self._drain(port)
         self.busy.remove(port)
         self.resting.append(port)
         if self._rest_timer is None:
@@ -238,7 +240,10 @@ class Rings:
     @property
     def work_unseen(self) -> bool:
         """Whether a busy ring has no readable descriptor that would tell of it."""
-        return any(not port.kicked for port in self.busy)
+        for port in self.busy:
+            if not port.kicked:
+                return True
+        return False
 
     def usable_pair(self) -> RingPort | None:
         """The receive ring of the guest's first queue pair that runs and is enabled."""
