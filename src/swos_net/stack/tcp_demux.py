@@ -1,6 +1,7 @@
 """From a TCP segment to its connection or listener, and what connections share: ports, ISNs, resets."""
 
 import errno
+from weakref import WeakValueDictionary
 
 from swos_net.address import BROADCAST4, UNSPECIFIED4, UNSPECIFIED6, is_ipv4, is_multicast, is_unspecified
 from swos_net.capability import Capability
@@ -11,6 +12,7 @@ from swos_net.stack.syn_cookies import SynCookies
 from swos_net.stack.tcp_endpoint import TcpEndpoint, TcpListener
 from swos_net.tcp.congestion import check_controller
 from swos_net.tcp.connection import Connection
+from swos_net.tcp.ensemble import Ensemble
 from swos_net.tcp.isn import flow_numbers, initial_sequence_number, isn_at
 from swos_net.tcp.segment import ACK, FIN, RST, SYN, Segment
 from swos_net.tcp.state import State
@@ -34,6 +36,7 @@ class TcpDemux:
     def __init__(self, stack):
         self.stack = stack
         self.flows: dict[bytes, TcpEndpoint] = {}
+        self.ensembles: WeakValueDictionary[bytes, Ensemble] = WeakValueDictionary()  # by remote address
         self.ports = BoundPorts("TCP", stack.random.getrandbits(32))
         self.cookies = SynCookies(stack)
         self.time_waiting: dict[TcpEndpoint, None] = {}  # the oldest first
@@ -235,6 +238,7 @@ class TcpDemux:
             super_segment=SUPER_SEGMENT,
             ts_offset=ts_offset,
             counters=stack.counters,
+            ensemble=self.ensembles.setdefault(remote, Ensemble()),
         )
         endpoint = TcpEndpoint(stack, capability, connection, flow, local, local_port, remote, remote_port, interface, next_hop, listener)
         endpoint.reuse = listener.claim.reuse if listener is not None else reuse

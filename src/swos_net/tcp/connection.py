@@ -17,6 +17,7 @@ from swos_net.errors import os_error
 from swos_net.tcp import input as tcp_input
 from swos_net.tcp import output as tcp_output
 from swos_net.tcp.congestion import make_controller
+from swos_net.tcp.ensemble import Ensemble
 from swos_net.tcp.events import Event
 from swos_net.tcp.lifecycle import closed, fail
 from swos_net.tcp.options import MSS_MIN, set_mss, syn_received, window_scale_for
@@ -34,11 +35,11 @@ class Connection:
     __slots__ = ("ipv4", "tcb")
 
     def __init__(self, config: TcpConfig, iss: int, link_mss: int, *, ipv4: bool, super_segment: int = 65535,
-                 ts_offset: int = 0, counters: dict[str, int] | None = None):  # fmt: skip
+                 ts_offset: int = 0, counters: dict[str, int] | None = None, ensemble: Ensemble | None = None):  # fmt: skip
         """`iss` of isn.py; `link_mss` and `super_segment` in payload bytes as in `Tcb`; `counters` as the SNMP MIBs name
-        them are counted up where given."""
+        them are counted up where given; `ensemble` is shared by the connections to one host."""
         self.ipv4 = ipv4
-        self.tcb = Tcb(config, iss, link_mss, super_segment=super_segment, ts_offset=ts_offset, counters=counters)
+        self.tcb = Tcb(config, iss, link_mss, super_segment=super_segment, ts_offset=ts_offset, counters=counters, ensemble=ensemble)
         self.tcb.rcv_wscale = window_scale_for(config.receive_buffer) if config.window_scaling else 0
 
     @property

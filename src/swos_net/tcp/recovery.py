@@ -111,6 +111,8 @@ def acknowledged_in_order(tcb: Tcb, segment: Segment, ack: int, advance: int, no
             rtt = echoed
     estimator = tcb.rtt
     estimator.measured(rtt, ack, tcb.snd_nxt)
+    if tcb.ensemble is not None:
+        tcb.ensemble.measured(rtt, tcb, now)
     recovery.delivered_total += advance
     recovery.rack_rtt = rtt
     recovery.rack_sent_at = newest.sent_at
@@ -162,6 +164,8 @@ def _measure(tcb: Tcb, segment: Segment, delivered: Delivered, now: float) -> fl
     if rtt is None or rtt > RTT_MAX:
         return None
     tcb.rtt.measured(rtt, tcb.snd_una, tcb.snd_nxt)
+    if tcb.ensemble is not None:
+        tcb.ensemble.measured(rtt, tcb, now)
     return rtt
 
 

@@ -18,7 +18,7 @@ class Recovery:
 
     __slots__ = (
         "delivered_high", "delivered_total", "duplicate_acks", "dsack_round", "dsacks_received", "f_rto", "flight_at_start", "forced",
-        "phase", "prefer_new", "prior_cwnd", "probe_end", "probe_flight", "probe_retransmitted", "prr_delivered", "prr_out", "rack_end", "rack_rtt",
+        "phase", "prefer_new", "prior_cwnd", "probe_end", "probe_flight", "probe_retransmitted", "probe_timer_since", "prr_delivered", "prr_out", "rack_end", "rack_rtt",
         "rack_sent_at", "recover", "reordering_seen", "retransmit_stamp", "stale_retransmissions", "undo_possible", "undo_start",
         "window_multiplier", "window_persist",
     )  # fmt: skip
@@ -56,3 +56,4 @@ class Recovery:
         self.probe_end: int | None = None
         self.probe_flight = 0  # how much the flight had whose end the probe asks about
         self.probe_retransmitted = False
+        self.probe_timer_since = 0.0

@@ -29,11 +29,20 @@ def schedule(tcb: Tcb, now: float) -> None:
             timeout += WORST_DELAYED_ACK
     if timers.retransmission is not None:
         timers.loss_probe = min(now + timeout, timers.retransmission)
+        recovery.probe_timer_since = now
 
 
 def timed_out(tcb: Tcb, now: float) -> None:
     """The probe timer expired (7.3): output.py sends new data if there is some, or the last segment again."""
-    tcb.timers.loss_probe = None
+    timers = tcb.timers
+    timers.loss_probe = None
+    if tcb.ensemble is not None and timers.retransmission is not None and timers.retransmission > now:
+        # RFC 9040: others to the same host have found the round trip longer since, so that 2 SRTT (7.2) came out too short
+        since = tcb.recovery.probe_timer_since
+        timeout = 2 * tcb.ensemble.rtt_of_others(tcb, since)
+        if since + timeout > now:
+            timers.loss_probe = min(since + timeout, timers.retransmission)
+            return
     if tcb.scoreboard.records:
         tcb.loss_probe_wanted = True
         # at its end little of a flight is left

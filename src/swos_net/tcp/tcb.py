@@ -13,6 +13,7 @@ from swos_net.dataplane.byte_ring import ByteRing
 from swos_net.storage.ranges import RangeSet
 from swos_net.tcp.congestion import make_controller
 from swos_net.tcp.congestion.base import CongestionController
+from swos_net.tcp.ensemble import Ensemble
 from swos_net.tcp.events import Event
 from swos_net.tcp.recovery_state import Recovery
 from swos_net.tcp.rtt import RoundTripEstimator
@@ -30,7 +31,7 @@ class Tcb:
     __slots__ = (
         "ack_now", "ack_pending", "acks_owed", "autotune_copied", "autotune_since", "autotune_taken", "autotune_window", "challenge_credit",
         "challenge_second", "config", "congestion", "cork", "counters", "cwnd_limited", "cwr_wanted", "data_segments_in", "data_segments_out", "defer_until", "deferring", "dsack", "ece_wanted",
-        "ecn", "error", "events", "fin_received", "fin_seq", "fin_wait_2", "fin_wanted", "flight_high", "flight_round_end", "irs",
+        "ecn", "ensemble", "error", "events", "fin_received", "fin_seq", "fin_wait_2", "fin_wanted", "flight_high", "flight_round_end", "irs",
         "interactive", "irs_known", "iss", "keepalive_idle", "keepalive_interval", "keepalive_on", "keepalive_probe_limit", "keepalive_probes",
         "last_ack_sent", "last_data_received", "last_received", "last_send", "link_mss", "loss_probe_wanted", "max_send_window",
         "may_complete", "more_follows", "mss", "mtu_probe", "nodelay", "not_sent_low", "orphan", "out_of_order", "out_of_order_segments", "paced", "paced_until", "pacing_rate_max", "passive", "path_mss", "persist_backoff", "probe_now", "progress_since", "push_now",
@@ -43,10 +44,12 @@ class Tcb:
     )  # fmt: skip
 
     def __init__(self, config: TcpConfig, iss: int, link_mss: int, *, super_segment: int = 65535, ts_offset: int = 0,
-                 counters: dict[str, int] | None = None):  # fmt: skip
+                 counters: dict[str, int] | None = None, ensemble: Ensemble | None = None):  # fmt: skip
         """`link_mss`: payload bytes that a segment without options carries on our link; `super_segment`: payload
-        bytes handed down at once (the link's segmentation makes packets of it)."""
+        bytes handed down at once (the link's segmentation makes packets of it); `ensemble`: of the connections to the
+        same host."""
         self.config = config
+        self.ensemble = ensemble
         self.state = State.CLOSED
         self.events: list[Event] = []
         self.error = 0  # errno of FAILED

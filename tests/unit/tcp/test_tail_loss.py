@@ -2,6 +2,7 @@
 
 import pytest
 
+from swos_net.tcp.ensemble import Ensemble
 from swos_net.tcp.recovery_state import Phase
 from swos_net.tcp.segment import ACK, FIN
 
@@ -56,6 +57,56 @@ class TestSchedule:
         harness.acknowledges(1, (1 + 9 * MSS, 1 + 10 * MSS))
         harness.acknowledges(1 + MSS, (1 + 9 * MSS, 1 + 10 * MSS))
         assert harness.tcb.recovery.phase is Phase.DISORDER and harness.tcb.timers.loss_probe is None
+
+
+class TestOthersToTheSameHost:
+    """RFC 9040: what other connections measured since the timer was set."""
+
+    @pytest.fixture
+    def sender(self, sender):
+        harness = sender(3 * MSS, rto_min=1.0)
+        harness.tcb.ensemble = Ensemble()
+        return harness
+
+    def measures(self, harness, after, rtt):
+        """Another connection takes a sample `after` seconds from now."""
+        harness.after(after)
+        harness.tcb.ensemble.measured(rtt, object(), harness.now)
+
+    def test_a_queue_that_grows_holds_the_probe_back(self, sender):
+        begin = sender.now
+        self.measures(sender, 0.15, 0.14)
+        assert not sender.passes(0.1), "not after 0.2 s"
+        assert sender.tcb.timers.loss_probe == pytest.approx(begin + 0.28)
+        (probe,) = sender.passes(0.04)
+        assert probe.seq == 1 + 2 * MSS
+
+    def test_again_when_it_grows_on_but_never_beyond_the_retransmission_timer(self, sender):
+        retransmission = sender.tcb.timers.retransmission
+        self.measures(sender, 0.15, 0.14)
+        sender.passes(0.1)
+        self.measures(sender, 0.01, 10.0)
+        assert not sender.passes(0.5)
+        assert sender.tcb.timers.loss_probe == retransmission
+        assert len(sender.passes(retransmission - sender.now)) == 1
+
+    def test_what_was_known_before_does_not_count(self, tcp):
+        harness = tcp(sack=True, rto_min=1.0).sending(3 * MSS)
+        harness.tcb.ensemble = Ensemble()
+        harness.tcb.ensemble.measured(0.5, object(), harness.now - 0.001)
+        harness.tcb.nodelay = True
+        harness.output()
+        assert len(harness.passes(0.21)) == 1
+
+    def test_nor_what_it_measured_itself(self, sender):
+        sender.after(0.1)
+        sender.tcb.ensemble.measured(0.5, sender.tcb, sender.now)
+        assert len(sender.passes(0.11)) == 1
+
+    def test_every_sample_is_told_to_the_others(self, sender):
+        sender.after(0.12)
+        sender.acknowledges(1 + MSS)
+        assert sender.tcb.ensemble.rtt_of_others(object(), sender.now) == pytest.approx(0.12)
 
 
 class TestProbe:
