@@ -54,7 +54,7 @@ class FrameFlag(IntFlag):
 class Burst:
     """Up to FRAMES frames.  A device fills it, the stack reads it, the device takes its buffers back."""
 
-    __slots__ = ("_owner", "_records", "c", "kept")
+    __slots__ = ("_owner", "_records", "c", "kept", "more")
 
     def __init__(self, arena: bool = True):
         """`arena`: with memory of its own, for devices that read frames from a descriptor."""
@@ -64,13 +64,16 @@ class Burst:
         self._owner = ffi.gc(self.c, lib.burst_free)
         self._records = memoryview(ffi.buffer(self.c.records))
         self.kept: list = []
+        self.more = True
 
     def __len__(self) -> int:
         return self.c.count
 
     def clear(self) -> None:
         lib.burst_clear(self.c)
-        self.kept.clear()
+        if self.kept:
+            self.kept.clear()
+        self.more = True
 
     def records(self) -> Iterator[tuple]:
         """One tuple per frame, in the order of `frame_record` (flow first)."""

@@ -7,6 +7,7 @@ import errno
 import os
 
 from swos_net._dataplane import ffi, lib
+from swos_net.dataplane.burst import FRAMES
 from swos_net.link import Medium, Offload
 
 PACKETS = lib.FD_LINK_PACKETS
@@ -20,7 +21,7 @@ class FdLink:
     that of virtio_net_hdr before each packet: 0, 10 or 12 bytes.  `offloads` are what the other end may use towards us.
     """
 
-    __slots__ = ("_owner", "c")
+    __slots__ = ("_owner", "c", "packets")
 
     def __init__(self, descriptor: int, mode: int, medium: Medium, *, header_size: int = 0, offloads: Offload = Offload.NONE):
         if header_size not in (0, 10, 12):
@@ -29,6 +30,7 @@ class FdLink:
         if self.c == ffi.NULL:
             raise MemoryError("no memory for a link over a descriptor")
         self._owner = ffi.gc(self.c, lib.fd_link_free)
+        self.packets = mode == PACKETS
 
     def receive(self, burst) -> int:
         """Fills a cleared Burst that has an arena; returns how many frames it holds, 0 when nothing is there.
@@ -41,6 +43,8 @@ class FdLink:
             raise EOFError("the other end closed the connection")
         if result < 0:
             raise _failure(-result)
+        if result < FRAMES and self.packets:
+            burst.more = False  # the rest waits in the descriptor, which stays readable for it
         return result
 
     def transmit(self, batch, limits) -> bool:

@@ -22,7 +22,8 @@ class Device(Protocol):
     def receive(self, burst: Burst) -> int:
         """Fills a cleared burst; returns how many frames it holds, 0 when there is nothing more for now.
 
-        After 0 the descriptor becomes readable when there is.  OSError when the device is gone for good.
+        After 0 the descriptor becomes readable when there is; so it does where the device sets the burst's `more` to False,
+        which spares the caller a call in vain.  OSError when the device is gone for good.
         """
 
     def release(self, burst: Burst) -> None:

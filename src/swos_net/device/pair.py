@@ -36,18 +36,25 @@ class PairDevice:
             if self._event is not None:
                 os.eventfd_write(self._event, 1)
 
+    def _drain(self) -> None:
+        try:
+            os.eventfd_read(self._event)
+        except BlockingIOError:
+            pass
+
     def receive(self, burst: Burst) -> int:
         if self._event is not None and not self._queue:
-            try:
-                os.eventfd_read(self._event)
-            except BlockingIOError:
-                pass
+            self._drain()
         queue = self._queue
         while queue:
             frame, checksum, gso_type, gso_size = queue[0]
             if not burst.add(frame, self.link.medium, checksum=checksum, gso_type=gso_type, gso_size=gso_size):
                 break
             queue.popleft()
+        if not queue:
+            if self._event is not None and len(burst):
+                self._drain()
+            burst.more = bool(queue)  # in this order: what another thread adds now wakes
         peer = self.peer
         if peer is not None and peer._blocked:
             peer._blocked = False

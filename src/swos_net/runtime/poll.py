@@ -37,6 +37,7 @@ class Poller:
         self.stack = stack
         self.ports: list[Port] = []
         self.polls = 0
+        self._unsent = False  # sending was cut short
 
     def attach(self, device, now: float, name: str = "") -> Interface:
         """Makes an interface for a device; its addresses are added to the stack afterwards."""
@@ -60,10 +61,11 @@ class Poller:
         for port in self.ports:
             if self._receive(port, now):
                 more = True
-        deadline = self.stack.next_deadline()
+        stack = self.stack
+        deadline = stack.deadlines.next_deadline()
         if deadline is not None and deadline <= now:
-            self.stack.handle_timeout(now)
-        loopback = self.stack.loopback
+            stack.handle_timeout(now)
+        loopback = stack.loopback
         if loopback.has_output:
             self._loop(now)
             more = more or loopback.has_output
@@ -89,9 +91,9 @@ class Poller:
 
     def next_deadline(self) -> float | None:
         """When `poll` should be called at the latest; in the past when there is something to do at once."""
-        if self.stack.loopback.has_output:
+        if self._unsent or self.stack.loopback.has_output:
             return 0.0
-        return self.stack.next_deadline()
+        return self.stack.deadlines.next_deadline()
 
     def _loop(self, now: float) -> None:
         """What the host says to itself, the answers, and the answers to these: a bounded number of times."""
@@ -114,8 +116,9 @@ class Poller:
         if not received:
             return False
         port.held = True
-        self.stack.receive_burst(interface, burst, now)
-        return True
+        more = burst.more
+        self.stack.input.receive_burst(interface, burst, now)
+        return more
 
     def _send(self, now: float) -> bool:
         """True when the work was cut short although a device still took frames."""
@@ -128,6 +131,7 @@ class Poller:
                 # answers first: a guest then sees them and its own buffers come back with one interrupt
                 port.held = False
                 port.device.release(port.burst)
+        self._unsent = more
         return more
 
     def _transmit(self, port: Port, now: float) -> bool:

@@ -32,7 +32,7 @@ class Groups:
     def __init__(self, stack):
         self.stack = stack
         self.members: dict[tuple[int, bytes], int] = {}  # endpoints by (number of the interface, group)
-        self._looped: deque[tuple] = deque()
+        self.looped: deque[tuple] = deque()
 
     def join(self, endpoint, group: bytes, number: int, now: float) -> None:
         """EADDRINUSE when it is in the group already, ENODEV without the interface, EINVAL for no group."""
@@ -106,18 +106,14 @@ class Groups:
                 return
             if (interface.number, remote) not in self.members:
                 return
-        if interface is not self.stack.loopback and len(self._looped) < LOOPED_MAX:
-            self._looped.append((interface, path, payload))
+        if interface is not self.stack.loopback and len(self.looped) < LOOPED_MAX:
+            self.looped.append((interface, path, payload))
             self.stack.loopback.wanted()
-
-    @property
-    def pending(self) -> bool:
-        return bool(self._looped)
 
     def deliver(self, now: float) -> None:
         """Hands out what waits."""
-        for _ in range(len(self._looped)):
-            interface, path, payload = self._looped.popleft()
+        for _ in range(len(self.looped)):
+            interface, path, payload = self.looped.popleft()
             c = path.c
             self.stack.udp.to_all(interface.number, bytes(c.remote), c.remote_port, payload, bytes(c.local), c.local_port,
                                   c.hop_limit, c.traffic_class)  # fmt: skip

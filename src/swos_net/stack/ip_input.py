@@ -10,6 +10,7 @@ from swos_net.ip.reassembly import Reassembler
 from swos_net.link import Medium
 from swos_net.stack.interface import BROADCAST, UNICAST
 from swos_net.tcp.events import Event
+from swos_net.tcp.input import segment_arrives
 from swos_net.tcp.segment import ACK, HAS_OTHER_OPTIONS, HAS_SACK, SYN, Segment
 from swos_net.errors import WireError
 from swos_net.wire import icmpv4, icmpv6, ipv4, ipv6, mld
@@ -77,7 +78,8 @@ class IpInput:
                     segment.ecn = traffic_class & 3
                 endpoint = flows.get(flow)
                 if endpoint is not None:
-                    endpoint.connection.segment_arrives(segment, now)
+                    connection = endpoint.connection
+                    segment_arrives(connection.tcb, segment, now, connection.ipv4)
                     if endpoint is not last:
                         touched.append(endpoint)
                         last = endpoint

@@ -44,6 +44,7 @@ class LoopbackInterface(Interface):
         self._batch: Batch | None = None  # made when the host first talks to itself
         self._burst: Burst | None = None
         self._turning = False
+        self._looped = stack.groups.looped
 
     def on_link(self, address: bytes) -> bool:
         return True
@@ -66,7 +67,7 @@ class LoopbackInterface(Interface):
 
     @property
     def has_output(self) -> bool:
-        return bool(self.control or self.datagrams or self.output_ready or self.stack.groups.pending)
+        return bool(self.control or self.datagrams or self.output_ready or self._looped)
 
     def turn(self, now: float) -> None:
         """One batch from the way out to the way in.  A call from inside a turn does nothing: the turn's caller goes on."""

@@ -79,8 +79,8 @@ class Stack:
         self.path_mtus = PathMtuCache()
         self.on_event: Callable[[object, Interface], None] | None = None
         self.driver: object | None = None  # who serves this stack, for those who must find it (see runtime.driver)
-        self.loopback = LoopbackInterface(self)
         self.groups = Groups(self)
+        self.loopback = LoopbackInterface(self)
         self.tcp = TcpDemux(self)
         self.udp = UdpDemux(self)
         self.raw = RawDemux(self)

@@ -15,6 +15,7 @@ from swos_net.stack.ports import PortClaim
 from swos_net.tcp.connection import Connection
 from swos_net.tcp.events import Event
 from swos_net.tcp.listener import Listener
+from swos_net.tcp.output import segments_to_send
 from swos_net.tcp.segment import Segment
 from swos_net.tcp.state import State
 
@@ -109,19 +110,21 @@ class TcpEndpoint(Endpoint):
     def receive(self, length: int, now: float) -> bytes | None:
         """Takes up to `length` bytes; None when there are none yet, b"" at the end of the stream."""
         connection = self.connection
-        if not connection.readable:
-            return self._nothing_readable()
         data = connection.receive(length)
-        self._read_some(now)
+        if not data and (length or not connection.readable):
+            return self._nothing_readable()
+        if connection.tcb.ack_now:
+            self.changed(now)
         return data
 
     def receive_into(self, buffer, now: float, length: int | None = None) -> int | None:
         """Takes bytes into a writable buffer; None when there are none yet, 0 at the end of the stream."""
         connection = self.connection
-        if not connection.readable:
-            return None if self._nothing_readable() is None else 0
         taken = connection.receive_into(buffer, length)
-        self._read_some(now)
+        if not taken and not connection.readable:
+            return None if self._nothing_readable() is None else 0
+        if connection.tcb.ack_now:
+            self.changed(now)
         return taken
 
     def peek(self, length: int) -> bytes | None:
@@ -135,10 +138,6 @@ class TcpEndpoint(Endpoint):
         if connection.tcb.error and not self._error_told and not connection.tcb.fin_received:
             self.raise_error()
         return b"" if connection.at_end else None
-
-    def _read_some(self, now: float) -> None:
-        if self.connection.tcb.ack_now:
-            self.changed(now)
 
     def shutdown_send(self, now: float) -> None:
         if self.connection.state in (State.CLOSED, State.SYN_SENT):
@@ -182,7 +181,8 @@ class TcpEndpoint(Endpoint):
 
     def next_deadline(self) -> float | None:
         # what came of output is told at the next turn: no watcher is called while a batch is being filled
-        return 0.0 if self.connection.tcb.events else self.connection.next_deadline()
+        tcb = self.connection.tcb
+        return 0.0 if tcb.events else tcb.timers.next_deadline()
 
     def path_error(self, code: int, now: float) -> None:
         self.connection.path_error(code)
@@ -230,7 +230,7 @@ class TcpEndpoint(Endpoint):
             self.stack.deadlines.schedule(self)
             return False
         interface = self.interface
-        link_address = interface.link_address_of(self.next_hop, now)
+        link_address = interface.neighbors.known(self.next_hop, now) or interface.link_address_of(self.next_hop, now)
         if link_address is None:
             return self._transmit_later(now)
         path = self.path
@@ -238,7 +238,7 @@ class TcpEndpoint(Endpoint):
             path.set_link(interface.link.address, link_address)
         batch.path = path.pointer
         before = batch.count
-        more = self.connection.segments_to_send(now, batch, batch.room)
+        more = segments_to_send(self.connection.tcb, now, batch, batch.room)
         if batch.count > before:
             batch.kept.append(path)
             self.stack.counters["TcpOutSegs"] += batch.count - before

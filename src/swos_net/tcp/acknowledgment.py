@@ -97,23 +97,48 @@ def _selective(tcb: Tcb, segment: Segment, ack: int, delivered: Delivered) -> No
 
 
 def _advance(tcb: Tcb, segment: Segment, ack: int, advance: int, now: float) -> None:
-    tcb.snd_una = ack
     if tcb.snd_nxt < ack:
         tcb.snd_nxt = ack  # a window probe beyond it was taken
-    data_end = tcb.data_end
+    if not advance_in_order(tcb, segment, ack, advance, now):
+        _take_octets(tcb, ack, now)
+        _news(tcb, segment, ack, advance, False, now)
+        if tcb.mtu_probe is not None:
+            mtu_probing.acknowledged(tcb, now)
+        _go_on(tcb, ack, now)
+
+
+def advance_in_order(tcb: Tcb, segment: Segment, ack: int, advance: int, now: float) -> bool:
+    """`advance` octets of what is in flight were acknowledged, and there is no other news; False, with nothing touched,
+    where there may be."""
+    if tcb.mtu_probe is not None or not recovery.acknowledged_in_order(tcb, segment, ack, advance, now):
+        return False
+    _take_octets(tcb, ack, now)
+    _go_on(tcb, ack, now)
+    return True
+
+
+def _take_octets(tcb: Tcb, ack: int, now: float) -> None:
+    tcb.snd_una = ack
     ring = tcb.send_ring
     if ring is not None:
-        consumed = min(ack, data_end) - tcb.send_base - ring.head
-        if consumed > 0:
-            ring.consume(consumed)
+        c = ring.c
+        head, tail = c.head, c.tail
+        position = ack - tcb.send_base  # one beyond the tail when our FIN was acknowledged
+        if position > tail:
+            position = tail
+        if position > head:
+            ring.consume(position - head)
     tcb.retransmissions = tcb.persist_backoff = 0
     tcb.progress_since = now
-    if not recovery.acknowledged_in_order(tcb, segment, ack, advance, now):
-        _news(tcb, segment, ack, advance, False, now)
-    if tcb.mtu_probe is not None:
-        mtu_probing.acknowledged(tcb, now)
-    if ring is not None:
-        _grow_send_queue(tcb)
+
+
+def _go_on(tcb: Tcb, ack: int, now: float) -> None:
+    """What follows from fewer octets in flight, whatever else was learned."""
+    if tcb.send_ring is not None:
+        limit = tcb.send_limit
+        if limit < tcb.send_buffer and limit < 2 * tcb.congestion.cwnd:
+            # auto-tuning: the queue holds what is in flight and as much again, so that the writer never holds up the window
+            tcb.send_limit = min(2 * tcb.congestion.cwnd, tcb.send_buffer)
         # a writer that had to wait is woken for a worthwhile step, not for every ACK
         if tcb.was_full and tcb.writable:
             tcb.was_full = False
@@ -124,16 +149,6 @@ def _advance(tcb: Tcb, segment: Segment, ack: int, advance: int, now: float) -> 
         tail_loss.schedule(tcb, now)
     else:
         timers.retransmission = timers.loss_probe = timers.reordering = None  # (5.2)
-    state = tcb.state
-    if ack > data_end and tcb.fin_wanted and state in FIN_ACKNOWLEDGED:
+    if tcb.fin_wanted and ack > tcb.data_end and tcb.state in FIN_ACKNOWLEDGED:
         tcb.send_ring = None  # nothing of it will be sent again, and TIME-WAIT is long
-        FIN_ACKNOWLEDGED[state](tcb, now)
-
-
-def _grow_send_queue(tcb: Tcb) -> None:
-    """Auto-tuning: the queue holds what is in flight and as much again, so that the writer never holds up the window."""
-    if tcb.send_limit < tcb.send_buffer:
-        wanted = 2 * tcb.congestion.cwnd
-        if wanted > tcb.send_limit:
-            tcb.send_limit = min(wanted, tcb.send_buffer)
-
+        FIN_ACKNOWLEDGED[tcb.state](tcb, now)

@@ -87,9 +87,12 @@ class Connection:
 
         BrokenPipeError after the sending side was shut, the connection's own error after it failed.
         """
-        ring = self._send_ring()
         tcb = self.tcb
-        room = tcb.send_limit - len(ring)
+        ring = tcb.send_ring
+        if ring is None or tcb.fin_wanted or tcb.state is not State.ESTABLISHED:
+            ring = self._send_ring()
+        c = ring.c
+        room = tcb.send_limit - c.tail + c.head
         if tcb.not_sent_low:
             room = min(room, self._not_sent_room())
         length = len(data)
@@ -178,7 +181,8 @@ class Connection:
         if ring is None or not length:
             return b""
         data = ring.read(length)
-        window_opened(self.tcb)
+        if data:
+            window_opened(self.tcb)
         return data
 
     def receive_into(self, buffer, length: int | None = None) -> int:
@@ -187,7 +191,8 @@ class Connection:
         if ring is None:
             return 0
         taken = ring.read_into(buffer, length)
-        window_opened(self.tcb)
+        if taken:
+            window_opened(self.tcb)
         return taken
 
     def consume(self, length: int) -> None:
@@ -307,7 +312,7 @@ class Connection:
         if tcb.ack_now or tcb.replies or tcb.syn_wanted or tcb.fin_wanted:
             return True
         ring = tcb.send_ring
-        if ring is not None and tcb.snd_nxt < tcb.send_base + ring.tail:
+        if ring is not None and tcb.snd_nxt < tcb.send_base + ring.c.tail:
             return True
         return tcb.scoreboard.lost_octets > 0 or tcb.loss_probe_wanted or tcb.probe_now
 

@@ -1,8 +1,8 @@
 """SEGMENT ARRIVES (RFC 9293 3.10.7), a function per state, in the order of the RFC's text.
 
 Read first: tcb.py for the variables, seqnum.py for why comparisons are plain.  Also here: RFC 5961 (blind attacks),
-RFC 7323 5 (PAWS).  Not here: the ACK field (acknowledgment.py), text and FIN (text.py), what goes out (output.py) and
-LISTEN (listener.py).
+RFC 7323 5 (PAWS).  Not here: the short way of most segments (prediction.py), the ACK field (acknowledgment.py), text and
+FIN (text.py), what goes out (output.py) and LISTEN (listener.py).
 """
 
 import errno
@@ -12,6 +12,7 @@ from swos_net.tcp.events import Event
 from swos_net.tcp.lifecycle import become_established, closed, fail
 from swos_net.tcp.options import syn_received
 from swos_net.tcp.output import acceptable_seq
+from swos_net.tcp.prediction import expected
 from swos_net.tcp.receive_window import right_edge
 from swos_net.tcp.segment import ACK, FIN, HAS_TIMESTAMPS, RST, SYN, Segment
 from swos_net.tcp.seqnum import MASK, newer_timestamp, unwrap
@@ -28,6 +29,8 @@ def segment_arrives(tcb: Tcb, segment: Segment, now: float, ipv4: bool = True) -
     tcb.segments_in += 1
     if tcb.trace is not None:
         tcb.trace("received", now, tcb, segment)
+    if expected(tcb, segment, now):
+        return
     state = tcb.state
     if state is State.SYN_SENT:
         _syn_sent(tcb, segment, now, ipv4)

@@ -95,7 +95,8 @@ def acceptable_seq(tcb: Tcb) -> int:
 
 def _acknowledgment(tcb: Tcb, now: float) -> tuple[int, bytes]:
     """(window field, options): what an ACK says of the receiving side, the same for every segment of one turn."""
-    return min(advertised_window(tcb) >> tcb.rcv_wscale, 65535), segment_options(tcb, now)
+    window = advertised_window(tcb) >> tcb.rcv_wscale
+    return window if window < 65535 else 65535, segment_options(tcb, now)
 
 
 def _emit(tcb: Tcb, now: float, sink: SegmentSink, seq: int, flags: int, length: int = 0,

@@ -16,17 +16,26 @@ def advertised_window(tcb: Tcb) -> int:
     """The window field, unscaled octets; moves `rcv_adv` right by worthwhile steps only (RFC 9293 3.8.6.2.2)."""
     rcv_nxt = tcb.rcv_nxt
     edge = rcv_nxt + tcb.receive_room
+    rcv_adv = tcb.rcv_adv
     if tcb.config.dialect == "freebsd":
         if tcb.receive_room >= min(tcb.receive_limit // 4, tcb.rcv_mss):
-            tcb.rcv_adv = max(edge, tcb.rcv_adv)  # all there is, once that is no silly window
-    elif edge - tcb.rcv_adv >= min(tcb.receive_limit // 2, tcb.rcv_mss):
-        tcb.rcv_adv = edge
-    elif edge >= rcv_nxt + tcb.rcv_wnd > tcb.rcv_adv and tcb.rcv_wnd >= min(tcb.receive_limit // 2, tcb.rcv_mss):
-        tcb.rcv_adv = rcv_nxt + tcb.rcv_wnd  # as large as before, while there is room for it, and no silly window
-    window = max(tcb.rcv_adv - rcv_nxt, 0)
-    most = 65535 << tcb.rcv_wscale
-    tcb.rcv_wnd = window if window < most else most
-    return tcb.rcv_wnd
+            rcv_adv = max(edge, rcv_adv)  # all there is, once that is no silly window
+    else:
+        step = tcb.receive_limit // 2
+        if step > tcb.rcv_mss:
+            step = tcb.rcv_mss
+        if edge - rcv_adv >= step:
+            rcv_adv = edge
+        elif edge >= rcv_nxt + tcb.rcv_wnd > rcv_adv and tcb.rcv_wnd >= step:
+            rcv_adv = rcv_nxt + tcb.rcv_wnd  # as large as before, while there is room for it, and no silly window
+    tcb.rcv_adv = rcv_adv
+    window = rcv_adv - rcv_nxt
+    if window < 0:
+        window = 0
+    elif window > (most := 65535 << tcb.rcv_wscale):
+        window = most
+    tcb.rcv_wnd = window
+    return window
 
 
 def right_edge(tcb: Tcb) -> int:

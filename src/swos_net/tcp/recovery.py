@@ -111,15 +111,19 @@ def acknowledged_in_order(tcb: Tcb, segment: Segment, ack: int, advance: int, no
             rtt = echoed
     estimator = tcb.rtt
     estimator.measured(rtt, ack, tcb.snd_nxt)
-    if tcb.ensemble is not None:
-        tcb.ensemble.measured(rtt, tcb, now)
+    ensemble = tcb.ensemble
+    if ensemble is not None:
+        ensemble.measured(rtt, tcb, now)
     recovery.delivered_total += advance
     recovery.rack_rtt = rtt
     recovery.rack_sent_at = newest.sent_at
     recovery.rack_end = ack
     recovery.delivered_high = ack
-    in_flight = tcb.snd_nxt - ack
-    tcb.congestion.on_ack(AckSample(advance, in_flight, rtt, estimator.srtt, ack, tcb.snd_nxt, window_full(tcb)), now)
+    congestion = tcb.congestion
+    if (full := window_full(tcb)) or congestion.counts_every_ack:
+        congestion.on_ack(AckSample(advance, tcb.snd_nxt - ack, rtt, estimator.srtt, ack, tcb.snd_nxt, full), now)
+    else:
+        congestion.on_ack_unlimited(now)
     return True
 
 

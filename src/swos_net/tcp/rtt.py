@@ -8,16 +8,17 @@ RTO_AFTER_LOST_SYN = 3.0
 class RoundTripEstimator:
     """SRTT, RTTVAR and RTO in seconds."""
 
-    __slots__ = ("_base", "_config", "_round_end", "backoff", "latest", "min_rtt", "rttvar", "srtt")
+    __slots__ = ("_backoff", "_base", "_config", "_round_end", "latest", "min_rtt", "rto", "rttvar", "srtt")
 
     def __init__(self, config: TcpConfig):
         self._config = config
         self._base = config.rto_initial  # (2.1)
+        self.rto = min(config.rto_initial, config.rto_max)  # with its backing off: (2.5), (5.5)
         self.srtt: float | None = None
         self.rttvar = 0.0
         self.min_rtt: float | None = None
         self.latest: float | None = None
-        self.backoff = 0
+        self._backoff = 0
         self._round_end = -1
 
     def syn_was_lost(self) -> None:
@@ -32,7 +33,8 @@ class RoundTripEstimator:
         appendix G); a round lasts until what is in flight now is acknowledged.
         """
         self.latest = rtt
-        self.backoff = 0
+        if self._backoff:
+            self.backoff = 0
         if self.min_rtt is None or rtt < self.min_rtt:
             self.min_rtt = rtt
         if snd_una < self._round_end:
@@ -46,12 +48,16 @@ class RoundTripEstimator:
             self.srtt += (rtt - self.srtt) / 8
         # the floor goes under the variance, as Linux does: a steady path keeps its RTO near SRTT + rto_min (2.4)
         variance = 4 * self.rttvar
-        self._base = self.srtt + (variance if variance > self._config.rto_min else self._config.rto_min)
+        config = self._config
+        base = self._base = self.srtt + (variance if variance > config.rto_min else config.rto_min)
+        self.rto = base if base < config.rto_max else config.rto_max
 
     @property
-    def rto(self) -> float:
-        """Retransmission timeout with its backing off: (2.5), (5.5)."""
-        rto = self._base
-        if self.backoff:
-            rto *= 1 << min(self.backoff, 16)
-        return rto if rto < self._config.rto_max else self._config.rto_max
+    def backoff(self) -> int:
+        """How often the timeout has been doubled since the last sample."""
+        return self._backoff
+
+    @backoff.setter
+    def backoff(self, times: int) -> None:
+        self._backoff = times
+        self.rto = min(self._base * (1 << min(times, 16)), self._config.rto_max)

@@ -183,7 +183,8 @@ class Tcb:
     @property
     def data_end(self) -> int:
         """Sequence number after the last byte queued (a FIN would have this one), until our FIN is acknowledged."""
-        return self.send_base + (self.send_ring.tail if self.send_ring is not None else 0)
+        ring = self.send_ring
+        return self.send_base if ring is None else self.send_base + ring.c.tail
 
     @property
     def writable(self) -> bool:
@@ -194,7 +195,8 @@ class Tcb:
         ring = self.send_ring
         if ring is None:
             return True
-        queued = len(ring)
+        c = ring.c
+        queued = c.tail - c.head
         if 2 * (self.send_limit - queued) < queued:
             return False
         return not self.not_sent_low or self.data_end - self.snd_nxt < self.not_sent_low
@@ -203,7 +205,11 @@ class Tcb:
     def receive_room(self) -> int:
         """Bytes of receive buffer that are free."""
         ring = self.receive_ring
-        return self.receive_limit if ring is None else max(self.receive_limit - len(ring), 0)
+        if ring is None:
+            return self.receive_limit
+        c = ring.c
+        room = self.receive_limit - c.tail + c.head
+        return room if room > 0 else 0
 
     def timestamp(self, now: float) -> int:
         """Our timestamp clock: milliseconds (RFC 7323 5.4)."""

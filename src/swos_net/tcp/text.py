@@ -48,22 +48,44 @@ def process_text(tcb: Tcb, segment: Segment, seq: int, now: float) -> None:
         return
     if tcb.ecn:
         _congestion_mark(tcb, segment)
-    ring = tcb.receive_ring
-    if ring is None:
-        ring = tcb.receive_ring = ByteRing(tcb.receive_buffer)
+    if tcb.receive_ring is None:
+        tcb.receive_ring = ByteRing(tcb.receive_buffer)
     if seq + skip == rcv_nxt and not tcb.out_of_order:
-        taken = segment.payload.append_to(ring, skip, take)
-        tcb.rcv_nxt = rcv_nxt + taken
-        if tcb.rcv_nxt > tcb.rcv_adv:
-            tcb.rcv_adv = tcb.rcv_nxt
-        tcb.ack_pending += taken
-        if taken < take:
-            tcb.ack_now = True
-    elif not _reassemble(tcb, segment, ring, seq + skip, skip, end, now):
+        _append(tcb, segment, skip, take)
+    elif not _reassemble(tcb, segment, tcb.receive_ring, seq + skip, skip, end, now):
         return
-    if len(ring) >= tcb.receive_low:
+    _text_came(tcb, skip, now)
+
+
+def take_in_order(tcb: Tcb, segment: Segment, length: int, now: float) -> None:
+    """As `process_text` for text that begins at `rcv_nxt`, lies in the window and meets no gap; prediction.py sees to that."""
+    tcb.data_segments_in += 1
+    tcb.last_data_received = now
+    if length > tcb.rcv_mss:
+        tcb.rcv_mss = min(length, tcb.rcv_mss_max)
+    if tcb.receive_ring is None:
+        tcb.receive_ring = ByteRing(tcb.receive_buffer)
+    _append(tcb, segment, 0, length)
+    _text_came(tcb, 0, now)
+
+
+def _append(tcb: Tcb, segment: Segment, skip: int, take: int) -> None:
+    taken = segment.payload.append_to(tcb.receive_ring, skip, take)
+    rcv_nxt = tcb.rcv_nxt = tcb.rcv_nxt + taken
+    if rcv_nxt > tcb.rcv_adv:
+        tcb.rcv_adv = rcv_nxt
+    tcb.ack_pending += taken
+    if taken < take:
+        tcb.ack_now = True
+
+
+def _text_came(tcb: Tcb, skip: int, now: float) -> None:
+    """Tells the reader, and decides when to acknowledge; `skip` octets of the segment had come before."""
+    ring = tcb.receive_ring
+    if tcb.receive_low == 1 or len(ring) >= tcb.receive_low:
         tcb.events.append(Event.READABLE)
-    receive_window.tune(tcb, ring, now)
+    if tcb.receive_limit < tcb.receive_buffer:
+        receive_window.tune(tcb, ring, now)
     if tcb.ack_now:
         return
     delayed = tcb.timers.delayed_ack is not None

@@ -84,7 +84,6 @@ class VhostUserDevice:
         self._held_burst = None
         self._transmit_port: RingPort | None = None
         self._bytes_moved = 0  # since a transmit ring last ran empty
-        self._emptied = False  # the last burst was all that its ring, the only busy one, had
         self._rest = self._rest_min = min(REST_MIN, rest)
         self._rest_max = rest
         self._closed = False
@@ -116,9 +115,7 @@ class VhostUserDevice:
         """
         if self._held is not None:
             raise RuntimeError("release() the burst before the next receive()")
-        settling, self._emptied = self._emptied, False
-        if not settling:  # the look that settles a ring comes right after; what the descriptors have to tell does not go away
-            self.handle_ready()
+        self.handle_ready()
         busy = self._rings.busy
         looks = len(busy) + FRUITLESS_LOOKS
         while busy and looks:
@@ -126,18 +123,10 @@ class VhostUserDevice:
             port = busy[0]
             # Fair between rings: this one is last next time.
             busy.rotate(-1)
-            bulk = self._rest_max and self._bytes_moved >= BULK_BYTES
-            # a guest that sends bulk adds a frame while the last burst is worked on: better several of them after a rest
-            taken = 0 if bulk and port.dry else port.vring.receive(burst, discard=not port.enabled)
-            port.dry = 0 < taken < FRAMES
+            taken = port.vring.receive(burst, discard=not port.enabled)
             if taken == 0:
-                if bulk:
-                    factor = 1.25 if self._bytes_moved < REST_BYTES else 0.8
-                    self._rest = min(max(self._rest * factor, self._rest_min), self._rest_max)
-                    self._rings.rest(port, self._rest)
-                else:
-                    self._rings.settle(port)
                 self._bytes_moved = 0
+                self._rings.settle(port)
             elif taken < 0:
                 burst.clear()
                 self._rings.ring_broke(port)
@@ -145,7 +134,10 @@ class VhostUserDevice:
             elif count := len(burst):
                 self._held, self._held_burst = port, burst
                 self._bytes_moved += burst.c.bytes
-                self._emptied = port.dry and not settling and len(busy) == 1
+                if taken < FRAMES and self._rest_max and self._bytes_moved >= BULK_BYTES:
+                    # a guest that sends bulk adds a frame while this burst is worked on: better several of them after a rest
+                    self._let_rest(port)
+                    burst.more = bool(busy)
                 self._set_awake(self._rings.work_unseen)
                 return count
             elif port.enabled:
@@ -153,6 +145,12 @@ class VhostUserDevice:
                 port.vring.release(burst)
         self._set_awake(self._rings.work_unseen)
         return 0
+
+    def _let_rest(self, port: RingPort) -> None:
+        factor = 1.25 if self._bytes_moved < REST_BYTES else 0.8
+        self._rest = min(max(self._rest * factor, self._rest_min), self._rest_max)
+        self._bytes_moved = 0
+        self._rings.rest(port, self._rest)
 
     def release(self, burst) -> None:
         """Gives the guest back what receive() put into the burst, and clears it."""

@@ -36,7 +36,7 @@ _MEMORY_CHECKS = {
 class RingPort:
     """One ring with its descriptors.  Even indices are what the guest receives from, odd ones what it transmits to."""
 
-    __slots__ = ("call", "dry", "enabled", "err", "index", "kick", "kicked", "kicks", "polled", "running", "vring")
+    __slots__ = ("call", "enabled", "err", "index", "kick", "kicked", "kicks", "polled", "running", "vring")
 
     def __init__(self, index: int):
         self.index = index
@@ -49,8 +49,6 @@ class RingPort:
         # The kick descriptor was readable and has not been drained since.
         self.kicked = False
         self.polled = False
-        # The last burst was all there was at the time.
-        self.dry = False
         self.kicks = 0
 
     @property

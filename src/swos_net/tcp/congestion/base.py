@@ -29,6 +29,7 @@ class CongestionController(ABC):
 
     name: str
     uses_ecn = False  # marks more than RFC 3168 lets others mark (RFC 8257)
+    counts_every_ack = False  # else `on_ack_unlimited` will do where the application limits what is sent
     __slots__ = ("_initial_window", "_prior_ssthresh", "cwnd", "mss", "slow_start", "ssthresh")
 
     def __init__(self, mss: int, initial_window_segments: int, *, hystart: bool = True):
@@ -54,6 +55,9 @@ class CongestionController(ABC):
             self.cwnd = min(self.cwnd + grown, max(self.ssthresh, self.cwnd + self.mss))
             if ended:
                 self.ssthresh = self.cwnd
+
+    def on_ack_unlimited(self, now: float) -> None:
+        """As `on_ack` for a sample without `window_full`: the window stays as it is (RFC 7661 4.4)."""
 
     @abstractmethod
     def avoid_congestion(self, sample: AckSample, now: float) -> None:

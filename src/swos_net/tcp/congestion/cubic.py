@@ -25,10 +25,16 @@ class Cubic(CongestionController):
         self._before_loss: tuple[float, float | None, float, float, float] = (0.0, None, 0.0, 0.0, 0.0)
 
     def on_ack(self, sample: AckSample, now: float) -> None:
-        if self._epoch_start is not None and not sample.window_full:
+        if sample.window_full:
+            self._updated = now
+            super().on_ack(sample, now)
+        else:
+            self.on_ack_unlimited(now)
+
+    def on_ack_unlimited(self, now: float) -> None:
+        if self._epoch_start is not None:
             self._epoch_start += now - self._updated  # 4.2, 5.8: time in which the window was not used does not count
         self._updated = now
-        super().on_ack(sample, now)
 
     def avoid_congestion(self, sample: AckSample, now: float) -> None:
         mss = self.mss

@@ -11,6 +11,7 @@ class Dctcp(Reno):
 
     name = "dctcp"
     uses_ecn = True
+    counts_every_ack = True
     __slots__ = ("_delivered_in_window", "_marked_in_window", "_window_end", "alpha")
 
     def __init__(self, mss: int, initial_window_segments: int, *, hystart: bool = True):
