@@ -155,9 +155,7 @@ class LoopDriver(Driver):
             if self._abandoned:
                 self.close_abandoned(now)
             self.poller.flush(now)
-            if self.more or self.stack.loopback.has_output:
-                return now
-            return self.poller.next_deadline()
+            return now if self.more else self.poller.next_deadline()
 
     def poll(self, now: float) -> None:
         """Takes what has come and does what is due at `now`; `flush` follows when the callbacks have run."""

@@ -55,10 +55,17 @@ def loop_factory(device: Any = None, **options: Any) -> Callable[[], SwosEventLo
 
 def run(main: Coroutine[Any, Any, T], device: Any = None, *, debug: bool | None = None, **options: Any) -> T:
     """As asyncio.run, on the loop that `new_event_loop(device, **options)` makes, whose capability is active inside."""
+    return run_with(loop_factory(device, **options), main, debug=debug)
+
+
+def run_with(factory: Callable[[], SwosEventLoop], main: Coroutine[Any, Any, T], *, debug: bool | None = None) -> T:
+    """As asyncio.run, in the loop that `factory` makes, which is closed at the end; its capability is active inside."""
     if not asyncio.iscoroutine(main):
         raise ValueError(f"a coroutine was expected, got {main!r}")
     try:
-        loop = new_event_loop(device, **options)
+        if asyncio._get_running_loop() is not None:
+            raise RuntimeError("run() cannot be called from a running event loop")
+        loop = factory()
     except BaseException:
         main.close()
         raise
@@ -71,8 +78,6 @@ def run(main: Coroutine[Any, Any, T], device: Any = None, *, debug: bool | None 
 
 def _run(main: Coroutine[Any, Any, T], loop: SwosEventLoop, debug: bool | None) -> T:
     """What asyncio.Runner does, for Python 3.10."""
-    if asyncio._get_running_loop() is not None:
-        raise RuntimeError("run() cannot be called from a running event loop")
     try:
         asyncio.set_event_loop(loop)
         if debug is not None:

@@ -6,11 +6,10 @@ and `add_reader` are the kernel's, as in asyncio's own loop.  Made by `new_event
 
 import asyncio
 import itertools
-import os
 import socket as stdlib
 import sys
 import weakref
-from asyncio import base_events, constants, sslproto
+from asyncio import constants, sslproto
 from asyncio.log import logger
 from collections.abc import Iterable
 from typing import Any
@@ -45,9 +44,16 @@ class SwosEventLoop(SocketCalls, asyncio.SelectorEventLoop):
         self._core_transports: weakref.WeakValueDictionary[int, Any] = weakref.WeakValueDictionary()
         self._acceptors: dict[SocketCore, Acceptor] = {}
         self._owned: list[LoopDriver] = []  # to be stopped with this loop
-        super().__init__(StackSelector(self.time, self._has_work, self._stacks_polled))
+        super().__init__(self._make_selector())
         if capability is not None:
-            self.serve(capability.issuer)
+            try:
+                self.serve(capability.issuer)
+            except BaseException:
+                self.close()
+                raise
+
+    def _make_selector(self) -> StackSelector:
+        return StackSelector(self.time, self._has_work, self._stacks_polled)
 
     # Serving stacks
 
@@ -91,6 +97,7 @@ class SwosEventLoop(SocketCalls, asyncio.SelectorEventLoop):
             return
         for acceptor in self._acceptors.values():
             acceptor.stop()
+        self._acceptors.clear()
         for transport in list(self._core_transports.values()):
             transport._abandon()
         for driver in list(self.drivers):

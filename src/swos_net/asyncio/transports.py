@@ -188,7 +188,10 @@ class _CoreTransport(_FlowControlMixin):
     def __del__(self, _warn=warnings.warn) -> None:
         if self._core is not None:
             _warn(f"unclosed transport {self!r}", ResourceWarning, source=self)
-            self._core.stack.driver.abandon(self._core)
+            if self._sock is not None:
+                self._sock._abandon()
+            else:
+                self._core.stack.driver.abandon(self._core)
             if self._server is not None:
                 self._server._detach(*(self,) * _CLIENTS_BY_TRANSPORT)
 

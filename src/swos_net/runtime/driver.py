@@ -9,9 +9,11 @@ import errno
 import os
 import weakref
 from collections import deque
+from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
+from swos_net import clock
 from swos_net.errors import os_error
 
 # fork copies every stack at once and tells nobody in particular
@@ -22,7 +24,10 @@ class Driver(abc.ABC):
     """Serves one stack; its constructor makes it known as `stack.driver`.
 
     `descriptors` maps a kernel descriptor that mirrors a socket's readiness to its mirror (see `socket.readiness`).
+    `clock()` is the stack's `now`, and what the deadlines of `wait` are reckoned from.
     """
+
+    clock: Callable[[], float] = staticmethod(clock.monotonic)
 
     def __init__(self, stack: Any):
         self.stack = stack

@@ -19,6 +19,7 @@ from swos_net.stack.stack import Stack
 from swos_net.stack.tcp_endpoint import TcpEndpoint, TcpListener
 from swos_net.stack.udp_endpoint import UdpEndpoint
 from swos_net.tcp.state import State
+from swos_net.testing.host_driver import HostDriver
 from swos_net.testing.link import SimulatedDevice
 
 if TYPE_CHECKING:
@@ -37,14 +38,22 @@ class Host:
         self.network = network
         self.name = name
         self.stack = Stack(config, random=Random(f"{network.seed} host {name}"), name=name)
+        self.stack.names.hosts = network.names
+        self.stack.loopback.wants_output = self._wake
         self.poller = Poller(self.stack)
-        self.awake = False  # waits for its turn in `Network._settle`
+        self.driver = HostDriver(self.stack, network, self._wake)
+        self.awake = False  # waits for its turn in `Network.settle`
         self._addresses: list[str] | None = list(addresses)
         self._gateways = [parse_address(gateway) for gateway in gateways]
         self._links: list[Link] = []
 
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
+
+    @property
+    def capability(self) -> Capability:
+        """All authority over its stack: `with host.capability.activate():` makes sockets those of this host."""
+        return self.stack.root
 
     @property
     def interfaces(self) -> list[Interface]:
@@ -86,8 +95,8 @@ class Host:
 
     @property
     def has_output(self) -> bool:
-        """Whether frames wait to be sent."""
-        return any(port.batch.count or port.interface.has_output for port in self.poller.ports)
+        """Whether frames wait to be sent, or sockets to be closed."""
+        return self.driver.has_abandoned or any(port.batch.count or port.interface.has_output for port in self.poller.ports)
 
     def interface_on(self, link: "Link") -> Interface:
         return self.stack.interfaces[self._links.index(link)]
@@ -124,6 +133,7 @@ class Host:
         interface.wants_output = self._wake
         for item in map(ipaddress.ip_interface, addresses):
             self.stack.add_address(interface, from_packed(item.ip.packed), item.network.prefixlen, now)
+            self.network.names.add(from_packed(item.ip.packed), self.name)
         for gateway in self._gateways:
             self.stack.add_gateway(interface, gateway)
         self._gateways = []

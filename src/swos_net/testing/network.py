@@ -11,16 +11,18 @@
 
 A run takes as long as the work it does, whatever the delays: the clock jumps from one event to the next.  The same
 seed gives the same run.  Read first: impairment.py, host.py.  Frames move during `run`.  No threads, no descriptors, no
-asyncio.
+asyncio: whole programs of asyncio's run on these hosts with aio.py.
 """
 
 import heapq
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
+from threading import RLock
 from typing import Any
 
 from swos_net.config import StackConfig
+from swos_net.dns.config import Hosts
 from swos_net.link import LinkFeatures, Medium, Offload
 from swos_net.testing.clock import FakeClock
 from swos_net.testing.host import Acceptor, Host, Stream
@@ -45,12 +47,15 @@ class Network:
         self.routers: list[Router] = []
         self.links: list[Link] = []
         self.decoder = Decoder()
+        self.names = Hosts()  # every host is known to all by its name
+        self.lock = RLock()  # held by who is inside any of the stacks, for programs with threads (host_driver.py)
         self._observers: list[Callable[[Crossing], object]] = []
         self._due: list[tuple[float, int, Wire]] = []  # each wire once, at its next arrival; others are out of date
         self._due_at: dict[Wire, float] = {}
         self._calls: list[tuple[float, int, Callable[[], object]]] = []
         self._order = count()
         self._awake: deque[Host] = deque()
+        self._events = 0  # since time passed
         if trace is not None:
             self.observe(lambda crossing: trace(str(crossing)))
 
@@ -126,27 +131,22 @@ class Network:
         clock = self.clock
         ends = until if isinstance(until, (int, float)) else None
         give_up = clock.now + limit
-        events = 0
+        self._events = 0
         for host in self.hosts:
             self.wake(host)  # it may have been changed in ways that nobody saw
         while True:
-            self._settle()
+            self.settle()
             if ends is None and (result := until()):
                 return result
             if self._awake:
                 continue
-            following = self._next_event()
+            following = self.next_event()
             if ends is not None and (following is None or following > ends):
                 clock.autojump(ends)
                 return None
             if following is None or following > give_up:
-                raise TimeoutError(f"not there after {self.now:g} s: {self._situation(following)}")
-            events = 0 if clock.autojump(following) else events + 1
-            if events > self.events_per_instant:
-                raise RuntimeError(
-                    f"at {self.now:g} s nothing but more frames comes of frames: {self._situation(following)}"
-                )
-            self._happen()
+                raise TimeoutError(f"not there after {self.now:g} s: {self.situation(following)}")
+            self.happen(following)
 
     def wake(self, host: Host) -> None:
         """`host` has something to do now."""
@@ -154,12 +154,15 @@ class Network:
             host.awake = True
             self._awake.append(host)
 
-    def _settle(self) -> None:
+    # The parts of `run`, for who runs something else besides
+
+    def settle(self) -> None:
         """Every host does what it can do now."""
         awake = self._awake
         now = self.clock.now
         while awake:
             host = awake.popleft()
+            host.driver.close_abandoned(now)
             while host.poller.poll(now):
                 pass
             # what its own poll left to send has been sent, unless a callback came in between
@@ -167,7 +170,8 @@ class Network:
             if host.has_output:
                 self.wake(host)
 
-    def _next_event(self) -> float | None:
+    def next_event(self) -> float | None:
+        """When something happens next, as far as settled hosts know; None for never."""
         due = self._due
         while due and self._due_at.get(due[0][2]) != due[0][0]:
             heapq.heappop(due)
@@ -180,8 +184,14 @@ class Network:
                 times.append(deadline)
         return min(times) if times else None
 
-    def _happen(self) -> None:
-        """What is due: calls, deadlines, arrivals."""
+    def happen(self, at: float) -> None:
+        """Jumps to `at` and does what is due: calls, deadlines, arrivals.  Then hosts want to settle.
+
+        RuntimeError when frames go to and fro without time passing.
+        """
+        self._events = 0 if self.clock.autojump(at) else self._events + 1
+        if self._events > self.events_per_instant:
+            raise RuntimeError(f"at {self.now:g} s nothing but more frames comes of frames: {self.situation(at)}")
         now = self.clock.now
         while self._calls and self._calls[0][0] <= now:
             heapq.heappop(self._calls)[2]()
@@ -204,7 +214,8 @@ class Network:
             self._due_at[wire] = at
             heapq.heappush(self._due, (at, next(self._order), wire))
 
-    def _situation(self, following: float | None) -> str:
+    def situation(self, following: float | None) -> str:
+        """For messages: the state of every connection; `following` is the next event."""
         connections = [
             f"{host.name} {host.stack.describe(endpoint.local, endpoint.local_port)} > "
             f"{host.stack.describe(endpoint.remote, endpoint.remote_port)} {endpoint.connection.state.name}"

@@ -1,11 +1,12 @@
-"""Two stacks in one loop, joined by a link in memory."""
+"""Two stacks in one loop, joined by a link in memory: with runners in any loop, and in a loop of ours."""
 
 import asyncio
 import contextlib
+import threading
 
 import pytest
 
-from swos_net.asyncio import StackRunner
+from swos_net.asyncio import LoopDriver, StackRunner, SwosEventLoop
 from swos_net.config import StackConfig, TcpConfig
 from swos_net.device.pair import make_pair
 from swos_net.runtime.open_stack import open_stack
@@ -81,15 +82,111 @@ class Net:
         return client, made[0]
 
 
-@pytest.fixture
-async def net():
+def two_pollers(now=None):
     devices = make_pair()
     config = StackConfig(tcp=TcpConfig(send_buffer=65536, receive_buffer=65536, rto_initial=0.1, syn_retries=1))
     addresses = (["10.0.0.1/24", "2001:db8::1/64"], ["10.0.0.2/24", "2001:db8::2/64"])
-    pollers = [open_stack(device, addresses=given, config=config, now=asyncio.get_running_loop().time())
-               for device, given in zip(devices, addresses)]  # fmt: skip
+    return [open_stack(device, addresses=given, config=config, now=now, name=name)
+            for device, given, name in zip(devices, addresses, ("client", "server"))]  # fmt: skip
+
+
+@pytest.fixture
+async def net():
+    pollers = two_pollers(asyncio.get_running_loop().time())
     async with StackRunner(pollers[0]) as client, StackRunner(pollers[1]) as server:
         yield Net(client, server)
+
+
+class World:
+    """A loop of ours on two stacks; the client's capability is active in what it runs."""
+
+    address, address6 = "10.0.0.2", "2001:db8::2"
+    client_address = "10.0.0.1"
+
+    def __init__(self):
+        self.pollers = two_pollers()
+        self.client_driver, self.server_driver = map(LoopDriver.of, self.pollers)
+        self.client, self.server = (poller.stack for poller in self.pollers)
+        self.loop = self.new_loop()
+        self.reported = []
+        self.loop.set_exception_handler(lambda loop, context: self.reported.append(context))
+
+    def new_loop(self):
+        loop = SwosEventLoop(self.client.root)
+        loop.serve(self.server)
+        return loop
+
+    def run(self, program):
+        with self.client.root.activate():
+            return self.loop.run_until_complete(asyncio.wait_for(program, PATIENCE))
+
+    def on_server(self):
+        """For a `with` block: sockets are the server's."""
+        return self.server.root.activate()
+
+    async def create_server(self, factory, port=80, host=None, **options):
+        with self.on_server():
+            return await self.loop.create_server(factory, host or self.address, port, **options)
+
+    async def connected(self, client_factory=Recorder, server_factory=Recorder, port=80, **options):
+        """(client's protocol, server's protocol) of a new connection."""
+        made = self.loop.create_future()
+
+        class Factory:
+            def __call__(self):
+                protocol = server_factory()
+                connection_made = protocol.connection_made
+
+                def tell(transport):
+                    connection_made(transport)
+                    made.set_result(protocol)
+
+                protocol.connection_made = tell
+                return protocol
+
+        server = await self.create_server(Factory(), port)
+        _, client = await self.loop.create_connection(client_factory, self.address, port, **options)
+        accepted = await made
+        server.close()
+        return client, accepted
+
+    def stop(self):
+        self.loop.close()
+        for driver in (self.client_driver, self.server_driver):
+            driver.stop()
+        assert not self.reported, self.reported
+
+
+@pytest.fixture
+def world():
+    made = World()
+    yield made
+    made.stop()
+
+
+@pytest.fixture
+def threads():
+    """`threads(function, *arguments)` starts one; the end of the test waits for all, and raises what one of them raised."""
+    started, failures = [], []
+
+    def start(function, *arguments):
+        def work():
+            try:
+                function(*arguments)
+            except BaseException as error:
+                failures.append(error)
+
+        thread = threading.Thread(target=work)
+        started.append(thread)
+        thread.start()
+        return thread
+
+    yield start
+    for thread in started:
+        thread.join(PATIENCE)
+        assert not thread.is_alive()
+    if failures:
+        raise failures[0]
 
 
 @pytest.fixture

@@ -1,5 +1,7 @@
 """The simulated network itself: a user's first test, determinism, limits, and what it says when nothing comes."""
 
+import errno
+import socket
 import time
 
 import pytest
@@ -204,3 +206,59 @@ class TestStreams:
         network.run(until=lambda: acceptor.streams[0].error)
         acceptor.close()
         assert stream.state is State.CLOSED
+
+
+class TestSocketsOfAHost:
+    """Those of the standard library, without blocking."""
+
+    def connected(self):
+        network, client, server = two_hosts(delay=0.01)
+        acceptor = server.listen(80)
+        with client.capability.activate():
+            sock = socket.socket()
+        sock.setblocking(False)
+        assert sock.connect_ex(("10.0.0.2", 80)) == errno.EINPROGRESS
+        network.run(until=lambda: acceptor.streams)
+        return network, client, server, sock, acceptor.streams[0]
+
+    def test_there_and_back(self):
+        network, _, _, sock, stream = self.connected()
+        with sock:
+            sock.send(b"question")
+            network.run(until=lambda: stream.received == b"question")
+            stream.send(b"answer")
+            network.run(until=network.now + 1)
+            assert sock.recv(100) == b"answer"
+            with pytest.raises(BlockingIOError):
+                sock.recv(100)
+
+    def test_one_that_nobody_refers_to(self):
+        network, _, _, sock, stream = self.connected()
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            del sock
+        started = network.now
+        network.run(until=lambda: stream.ended)
+        assert network.now < started + 0.1
+
+    def test_one_that_is_dropped_inside_the_stack(self):
+        """While the host has its turn, so that it is not waiting for another."""
+        network, client, server, sock, stream = self.connected()
+        held = [sock]
+        del sock
+        udp = client.open_udp(9)
+        udp.watch(lambda mask: held.clear())
+        server.send_udp(server.open_udp(), b"drop it", "10.0.0.1", 9)
+        started = network.now
+        with pytest.warns(ResourceWarning, match="unclosed"):
+            network.run(until=lambda: stream.ended)
+        assert network.now < started + 0.1
+
+    def test_waiting_has_no_meaning(self):
+        network, client, server = two_hosts()
+        with client.capability.activate(), socket.create_server(("", 80)) as sock, pytest.raises(RuntimeError, match="Network.run"):
+            sock.accept()
+
+    def test_names(self):
+        network, client, server = two_hosts()
+        with client.capability.activate():
+            assert socket.gethostbyname("server") == "10.0.0.2" and socket.gethostname() == "client"
