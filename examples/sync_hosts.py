@@ -6,27 +6,54 @@ With a device in the place of the link, `open_stack("tap:swos0", addresses=[...]
 import contextlib
 import datetime
 import ipaddress
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from socketserver import BaseServer
+from typing import BinaryIO, TypeVar
 
 from swos_net import Capability, open_stack
 from swos_net.device.pair import make_pair
+from swos_net.device.pcap import PcapTap
+from swos_net.runtime.poll import Poller
 from swos_net.runtime.threaded import ThreadedRunner
 
 CLIENT, SERVER = "10.0.0.1", "10.0.0.2"
 SERVER_NAME = "server.test"
 
+S = TypeVar("S", bound=BaseServer)
+
+
+def open_hosts(capture: str | BinaryIO | None = None) -> tuple[Poller, Poller]:
+    """The client and the server, which is known by its name, too; whoever takes them serves them.
+
+    `capture` is a file for what crosses the link, in the pcapng format.
+    """
+    left, right = make_pair()
+    client = open_stack(left if capture is None else PcapTap(left, capture), addresses=[f"{CLIENT}/24"], name="client")
+    client.stack.names.hosts.add(SERVER, SERVER_NAME)
+    return client, open_stack(right, addresses=[f"{SERVER}/24"], name="server")
+
 
 @contextlib.contextmanager
 def two_hosts() -> Iterator[tuple[Capability, Capability]]:
-    """All authority over the client's stack and over the server's, which is known by its name, too."""
-    left, right = make_pair()
-    with (
-        ThreadedRunner(open_stack(left, addresses=[f"{CLIENT}/24"], name="client")) as client,
-        ThreadedRunner(open_stack(right, addresses=[f"{SERVER}/24"], name="server")) as server,
-    ):
-        client.stack.names.hosts.add(SERVER, SERVER_NAME)
+    """All authority over the client's stack and over the server's, each served by a thread."""
+    client, server = open_hosts()
+    with ThreadedRunner(client), ThreadedRunner(server):
         yield client.stack.root, server.stack.root
+
+
+@contextlib.contextmanager
+def serving_forever(server: S) -> Iterator[S]:
+    """A thread accepts for a server of the standard library's, until the block ends."""
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    try:
+        yield server
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def make_certificate(path: Path) -> Path:

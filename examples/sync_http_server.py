@@ -6,7 +6,6 @@
 import contextlib
 import socket
 import tempfile
-import threading
 import urllib.request
 import weakref
 from collections.abc import Iterator
@@ -14,7 +13,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from sync_hosts import SERVER_NAME, two_hosts
+from sync_hosts import SERVER_NAME, serving_forever, two_hosts
 
 from swos_net import Capability, ssl
 
@@ -63,14 +62,8 @@ def serving(capability: Capability, directory: Path, port: int = 80, tls: ssl.SS
     with capability.attenuate(f"tcp:bind,listen,accept:*:{port}", "web server").activate():
         server = Server(("", port), partial(QuietHandler, directory=str(directory)))
     server.tls = tls
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with serving_forever(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def fetch(capability: Capability, path: str) -> bytes:

@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator
 
 import redis
-from sync_hosts import SERVER_NAME, two_hosts
+from sync_hosts import SERVER_NAME, serving_forever, two_hosts
 
 from swos_net import Capability
 
@@ -61,14 +61,8 @@ class Server(socketserver.ThreadingTCPServer):
 def serving(capability: Capability) -> Iterator[Server]:
     with capability.attenuate("tcp:bind,listen,accept:*:6379").activate():
         server = Server(("", 6379))
-    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-    thread.start()
-    try:
+    with serving_forever(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @contextlib.contextmanager

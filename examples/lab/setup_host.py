@@ -94,6 +94,7 @@ def requirements(purpose: str, guest: str) -> list[Requirement]:
             Requirement("iputils-ping", has_program("ping"), "no ping tests"),
             Requirement("curl", has_program("curl"), "no tests with curl"),
             Requirement("iperf3", has_program("iperf3"), "no comparison with iperf3"),
+            Requirement("wrk", has_program("wrk"), "no HTTP requests per second"),
             Requirement("openssl", has_program("openssl"), "no TLS tests"),
         ]
     if purpose == "test":

@@ -1,9 +1,9 @@
-"""A stack that a thread serves over vhost-user, for guests that the tests start."""
+"""A stack over vhost-user, for guests that the tests start."""
 
 import contextlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,9 +15,9 @@ ADDRESS4, ADDRESS6, PREFIX6 = "10.0.2.2", "fd00:5705::2", "fd00:5705::/64"
 
 
 class Served:
-    """A running stack, its device and what the device told."""
+    """A stack, its device and what the device told; it runs while the context `runner` lasts."""
 
-    def __init__(self, path: Path, **options):
+    def __init__(self, path: Path, runner: Callable, **options):
         self.path = path
         self.events: list[tuple[str, dict]] = []
         self.device = VhostUserDevice(str(path), event=lambda name, **details: self.events.append((name, details)), **options)
@@ -26,7 +26,7 @@ class Served:
         self.interface = self.stack.interfaces[0]
         self.stack_events: list[object] = []
         self.stack.on_event = lambda event, interface: self.stack_events.append(event)
-        self.runner = ThreadedRunner(self.poller)
+        self.runner = runner(self.poller)
 
     def happened(self, name: str) -> list[dict]:
         return [details for event, details in self.events if event == name]
@@ -34,16 +34,19 @@ class Served:
 
 @pytest.fixture
 def serve() -> Iterator:
-    """serve(**options of VhostUserDevice) -> Served; everything ends with the test."""
+    """serve(**options of VhostUserDevice) -> Served; everything ends with the test.
+
+    A thread serves it, unless another context is given: `runner`, which is called with the poller.
+    """
     with contextlib.ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix="swos-guest-"))  # a short path: a socket's is at most 107 bytes
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         count = 0
 
-        def start(**options) -> Served:
+        def start(runner: Callable = ThreadedRunner, **options) -> Served:
             nonlocal count
             count += 1
-            served = Served(folder / f"nic{count}.sock", **options)
+            served = Served(folder / f"nic{count}.sock", runner, **options)
             stack.enter_context(served.runner)
             return served
 
