@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from cases import HIGHER, HOST_CPU, LOWER, PING_P50, TCP, TO_GUEST, TO_STACK, Metric, Values
+from cases import BOTH, HIGHER, HOST_CPU, LOWER, PING_P50, TCP, TO_GUEST, TO_STACK, Metric, Values
 
 OURS = "ours"
 TAP_TCP = {direction: Metric("tap-tcp", direction, "Mbit/s", HIGHER) for direction in (TO_STACK, TO_GUEST)}
@@ -20,6 +20,18 @@ TAP_RR = Metric("tap-tcp-rr", "both", "1/s", HIGHER)
 GOODPUT_LOSS = Metric("goodput-loss", "both", "Mbit/s", HIGHER)
 GOODPUT_FAR = Metric("goodput-far", "both", "Mbit/s", HIGHER)
 CAPACITY = "the-link"
+# web servers in Python, see http_requests.py
+LINUX = "linux"
+HTTP_CONNECTIONS = (1, 16, 64)
+
+
+def http_rate(server: str, connections: int) -> Metric:
+    return Metric(f"http-{server}-{connections}", BOTH, "1/s", HIGHER)
+
+
+def http_cpu(server: str, connections: int) -> Metric:
+    return Metric(f"http-{server}-{connections}-cpu", BOTH, "s/1000", LOWER)
+
 
 # (metric, peer): what ours / theirs is to be, at least where higher is better and at most where lower is.
 GOALS: dict[tuple[Metric, str], float] = {
@@ -37,6 +49,7 @@ GOALS: dict[tuple[Metric, str], float] = {
     (TAP_RR, "pmd-pytcp"): 10.0,
     (GOODPUT_LOSS, "linux-cubic"): 0.9,
     (GOODPUT_FAR, CAPACITY): 0.9,
+    **{(http_rate(server, count), LINUX): 0.7 for server in ("aiohttp", "uvicorn") for count in HTTP_CONNECTIONS},
 }
 
 
