@@ -74,7 +74,7 @@ class NeighborConfig:
     max_multicast_solicit: int = 3
     max_unicast_solicit: int = 3
     cache_size: int = 1024
-    held_packets: int = 16
+    held_packets: int = 101           # waiting for one neighbor to be found, as many as Linux keeps (unres_qlen)
     dad_transmits: int = 1
 
 

@@ -350,10 +350,11 @@ class StreamTransport(_CoreTransport):
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not isinstance(data, (bytes, bytearray, memoryview)):
             raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
-        self._check_writable("write")
+        if self._eof or self._empty_waiter is not None:
+            self._check_writable("write")
         if isinstance(data, memoryview) and (data.itemsize != 1 or data.ndim != 1):
             data = data.cast("B")
-        if not data or self._lost_already():
+        if not data or self._conn_lost and self._lost_already():
             return
         if self._send(data):
             self._maybe_pause_protocol()

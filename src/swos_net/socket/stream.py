@@ -462,7 +462,7 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
         connection = endpoint.connection
         tcb = connection.tcb
         state = tcb.state
-        mask = POLLERR if endpoint.error_waits else 0
+        mask = POLLERR if tcb.error and endpoint.error_waits else 0
         if state is State.SYN_SENT:
             return mask
         closed = state is State.CLOSED
@@ -472,7 +472,7 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
             mask |= POLL_READABLE | POLLRDHUP
             if send_shut:
                 mask |= POLLHUP
-        elif connection.readable_enough:
+        elif (ring := tcb.receive_ring) is not None and len(ring) >= tcb.receive_low:
             mask |= POLL_READABLE
         if state is State.SYN_RECEIVED:
             return mask

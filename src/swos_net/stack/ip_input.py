@@ -11,7 +11,7 @@ from swos_net.link import Medium
 from swos_net.stack.interface import BROADCAST, UNICAST
 from swos_net.tcp.events import Event
 from swos_net.tcp.input import segment_arrives
-from swos_net.tcp.segment import ACK, HAS_OTHER_OPTIONS, HAS_SACK, SYN, Segment
+from swos_net.tcp.segment import ACK, HAS_OTHER_OPTIONS, HAS_SACK, NO_PAYLOAD, SYN, Segment
 from swos_net.errors import WireError
 from swos_net.wire import icmpv4, icmpv6, ipv4, ipv6, mld
 
@@ -72,8 +72,8 @@ class IpInput:
                 option_bytes = b""
                 if tcp_flags & SYN or options & LOOK_AT_OPTIONS:
                     option_bytes = burst.header(index, transport + 20, payload_offset)
-                segment = Segment(seq, ack, tcp_flags, window, FramePayload(pointer, index, payload_offset, payload_length),
-                                  payload_length, options, ts_val, ts_ecr, option_bytes)  # fmt: skip
+                payload = FramePayload(pointer, index, payload_offset, payload_length) if payload_length else NO_PAYLOAD
+                segment = Segment(seq, ack, tcp_flags, window, payload, payload_length, options, ts_val, ts_ecr, option_bytes)
                 if traffic_class:
                     segment.ecn = traffic_class & 3
                 endpoint = flows.get(flow)

@@ -27,6 +27,7 @@ _READY_OF_EVENT = {
     Event.FAILED: Ready.READABLE | Ready.WRITABLE | Ready.ERROR | Ready.HANGUP,
     Event.CLOSED: Ready.READABLE | Ready.WRITABLE | Ready.HANGUP,
 }
+_ONLY_READABLE = [Event.READABLE]
 
 
 class TcpEndpoint(Endpoint):
@@ -207,6 +208,10 @@ class TcpEndpoint(Endpoint):
     def events_happened(self) -> None:
         """Tells the owner, the listener and the watchers what the connection reports."""
         events = self.connection.tcb.events
+        if events == _ONLY_READABLE:
+            events.clear()
+            self.notify(Ready.READABLE)
+            return
         mask = 0
         while events:
             event = events.pop(0)

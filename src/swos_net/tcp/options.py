@@ -95,7 +95,7 @@ def segment_options(tcb: Tcb, now: float) -> bytes:
     out = b""
     if tcb.timestamps:
         out = _TIMESTAMPS.pack(1, 1, 8, 10, tcb.timestamp(now), tcb.ts_recent)
-    if tcb.sack_permitted and (tcb.out_of_order or tcb.dsack is not None):
+    if (tcb.out_of_order.ranges or tcb.dsack is not None) and tcb.sack_permitted:
         blocks = sack_blocks(tcb, (40 - len(out) - 4) // 8)
         out += struct.pack("!BBBB", 1, 1, 5, 2 + 8 * len(blocks))
         for left, right in blocks:

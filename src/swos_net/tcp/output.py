@@ -65,9 +65,10 @@ def segments_to_send(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bo
         if tcb.probe_now and budget > 0:
             tcb.probe_now = False
             budget -= _probe_window(tcb, now, sink)
-        if tcb.snd_nxt < tcb.data_end or tcb.fin_wanted:
-            more = _send_data(tcb, now, sink, budget) or more
-            if tcb.was_full and tcb.not_sent_low and tcb.writable:
+        data_end = tcb.data_end
+        if tcb.snd_nxt < data_end or tcb.fin_wanted:
+            more = _send_data(tcb, now, sink, budget, data_end) or more
+            if tcb.not_sent_low and tcb.was_full and tcb.writable:
                 tcb.was_full = False
                 tcb.events.append(Event.WRITABLE)
         recovery = tcb.recovery
@@ -240,9 +241,8 @@ def _probe_loss(tcb: Tcb, now: float, sink: SegmentSink) -> int:
     return 1
 
 
-def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int) -> bool:
+def _send_data(tcb: Tcb, now: float, sink: SegmentSink, budget: int, data_end: int) -> bool:
     mss = tcb.mss
-    data_end = tcb.data_end
     snd_una = tcb.snd_una
     snd_nxt = tcb.snd_nxt
     congestion = tcb.congestion
