@@ -24,6 +24,7 @@ sys.path.insert(0, str(HERE.parent / "examples"))
 from lab import namespaces  # noqa: E402
 from report import CAPACITY, GOODPUT_FAR, GOODPUT_LOSS, OURS, Results  # noqa: E402
 from swos_net.config import StackConfig, TcpConfig  # noqa: E402
+from swos_net.testing.host import Stream  # noqa: E402
 from swos_net.testing.impairment import Impairment  # noqa: E402
 from swos_net.testing.network import Network  # noqa: E402
 
@@ -85,17 +86,21 @@ def ours_far(path: Route, seed: int, congestion: str) -> float:
     network.link(client, server, **_conditions(path))
     acceptor = server.listen(PORT)
     stream = client.connect(RECEIVER, PORT).send(bytes(4 * path.product))
-    received = 0
-    begin = None
+    before = begin = None
     while begin is None or network.now < begin + MEASURED:
         if begin is None and network.now >= WARM_UP:
-            begin = network.now
+            begin, before = network.now, _arrived(acceptor.streams[0])
         stream.send(bytes(path.product))
         network.run(network.now + path.round_trip)
         for accepted in acceptor.streams:
-            received += len(accepted.received) * (begin is not None)
             accepted.received.clear()
-    return received * 8 / (network.now - begin) / 1e6
+    return (_arrived(acceptor.streams[0]) - before) * 8 / (network.now - begin) / 1e6
+
+
+def _arrived(stream: Stream) -> int:
+    """Octets that have come, those beyond a gap included: filling one brings no more than the link carried."""
+    tcb = stream.endpoint.connection.tcb
+    return tcb.rcv_nxt - tcb.irs + sum(end - start for start, end in tcb.out_of_order.ranges)
 
 
 def _conditions(path: Route) -> dict:
