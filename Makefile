@@ -1,5 +1,5 @@
 # make demo [GUEST=x86_64]   boot a guest, serve its network card, fetch files over IPv4 and IPv6
-# make test                  everything: unit, property, interoperation and guest tests
+# make test                  everything: unit, property, interoperation and guest tests; then all but the last two on the other Pythons
 # make bench                 the benchmarks, with the peers where they can be had
 # make sanitize              the tests of the data plane and the devices against an ASan and UBSan build
 # make conformance [PYTHON=3.13]   CPython's own socket tests on our sockets, those of the version named
@@ -25,17 +25,20 @@ demo:
 test:
 	$(SETUP) --for test
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup $(PYTEST_ARGS)
+	$(PYTHON) examples/lab/pythons.py --jobs $(JOBS) $(PYTEST_ARGS)
 
 bench:
 	$(SETUP) --for bench
 	$(VENV)/bin/python benchmarks/run.py
+	$(VENV)/bin/python benchmarks/linux_goodput.py
+	$(VENV)/bin/python benchmarks/http_requests.py
 
 # PYTHON may be a version here: that interpreter, found on the PATH or among pyenv's, gets a .venv of its own.
 VERSION = $(filter 3.%,$(PYTHON))
-FOUND = $(if $(VERSION),$(firstword $(wildcard $(HOME)/.pyenv/versions/$(VERSION).*/bin/python) python$(VERSION)),$(PYTHON))
+FOUND = $(if $(VERSION),$(shell python3 examples/lab/pythons.py --find $(VERSION)),$(PYTHON))
 conformance: VENV := $(if $(VERSION),.venv-$(VERSION),$(VENV))
 conformance:
-	$(FOUND) examples/lab/setup_host.py --venv $(VENV) --for test
+	$(or $(FOUND),false) examples/lab/setup_host.py --venv $(VENV) --for test
 	$(VENV)/bin/python -m pytest -n $(JOBS) --dist loadgroup tests/conformance/cpython $(PYTEST_ARGS)
 
 lint:

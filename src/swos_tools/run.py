@@ -160,6 +160,8 @@ def _audit(event: str, arguments: tuple) -> None:
         if arguments[1] in INTERNET and active_capability() is None:
             raise CapabilityError("open", "a socket of the kernel's network", "this program runs under swos-run",
                                   "start threads from Python, which hands the capability on")  # fmt: skip
+    elif event == "socket.sethostname":
+        raise os_error(errno.EPERM, "this would rename the machine: under swos-run a stack has a name of its own")
     elif event in ("os.fork", "os.forkpty"):
         raise os_error(errno.ENOTSUP, "fork() under swos-run would leave the child without a network: use threads, "
                                       "or subprocess for programs that need none")  # fmt: skip

@@ -34,7 +34,7 @@ _TEXTS = {
     stdlib.EAI_ADDRFAMILY: "Address family for hostname not supported",
 }
 
-_DECIMAL = re.compile(r"[ \t\n\v\f\r]*\+?([0-9]+)")
+_DECIMAL = re.compile(r"[ \t\n\v\f\r]*([+-]?)([0-9]+)")
 _INET_ATON = re.compile(r"(?:0[xX][0-9a-fA-F]*|0[0-7]*|[1-9][0-9]*)(?:\.(?:0[xX][0-9a-fA-F]*|0[0-7]*|[1-9][0-9]*)){0,3}")
 
 Service = tuple[int, int, int]  # type, protocol, port
@@ -78,6 +78,8 @@ def services(port: str | None, type: int, proto: int, flags: int) -> list[Servic
     number = None if port is None else _number(port)
     if number is None and port and flags & _socket.AI_NUMERICSERV:
         raise gai_error(stdlib.EAI_NONAME)
+    if number is not None and number < 0:
+        number = None  # which in the C library says that there is a name to look up
     wanted = [kind for kind in _KINDS if type in (0, kind[0]) and (proto in (0, kind[1]) or kind[0] == SOCK_RAW)]
     if proto and len(wanted) > 1:
         wanted = [kind for kind in wanted if kind[1] == proto] or wanted  # "raw" takes every protocol, but last of all
@@ -86,7 +88,7 @@ def services(port: str | None, type: int, proto: int, flags: int) -> list[Servic
     if (type or proto) and wanted == [_KINDS[2]] and port is not None:
         raise gai_error(stdlib.EAI_SERVICE)
     if port is None or number is not None:
-        return [(kind, proto or protocol, number or 0) for kind, protocol, _ in wanted]
+        return [(kind, proto or protocol, (number or 0) & 0xFFFF) for kind, protocol, _ in wanted]
     found = [(kind, protocol, known) for kind, protocol, name in wanted
              if name is not None and (known := _known_service(port, name)) is not None]  # fmt: skip
     if not found:
@@ -95,10 +97,18 @@ def services(port: str | None, type: int, proto: int, flags: int) -> list[Servic
 
 
 def _number(port: str) -> int | None:
+    """What strtoul(3) makes of the port, cut down to a C int; None when there is more to it than a number."""
     if not port:
         return 0
     decimal = _DECIMAL.fullmatch(port)
-    return min(int(decimal[1]), (1 << 64) - 1) & 0xFFFF if decimal else None
+    if decimal is None:
+        return None
+    value = int(decimal[2])
+    if value >= 1 << 64:
+        return -1
+    if decimal[1] == "-":
+        value = -value
+    return (value + (1 << 31)) % (1 << 32) - (1 << 31)
 
 
 def _known_service(name: str, protocol: str) -> int | None:

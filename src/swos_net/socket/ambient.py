@@ -36,7 +36,8 @@ REFUSED = INTERNET | {int(kernel.AF_PACKET)}
 LOOK_UPS = frozenset({"socket.getaddrinfo", "socket.gethostbyname", "socket.gethostbyaddr", "socket.getnameinfo"})
 
 # C functions that are names of the `socket` module, by what decides: the context, or the descriptor they are given
-BY_CONTEXT = ("getnameinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "gethostname", "if_nameindex", "if_nametoindex", "if_indextoname")
+BY_CONTEXT = ("getnameinfo", "gethostbyname", "gethostbyname_ex", "gethostbyaddr", "gethostname", "sethostname", "if_nameindex", "if_nametoindex",
+              "if_indextoname")  # fmt: skip
 BY_DESCRIPTOR = ("close", "dup")
 
 
@@ -166,6 +167,8 @@ def _audit(event: str, arguments: tuple) -> None:
             raise _refusal("open a socket of", f"family {family}")
     elif event in LOOK_UPS and active_capability() is not None:
         raise _refusal("resolve with", event)
+    elif event == "socket.sethostname" and active_capability() is not None:
+        raise os_error(errno.EPERM, "this would rename the machine: a stack gets its name from who makes it")
 
 
 def _refusal(operation: str, target: str) -> CapabilityError:

@@ -5,6 +5,7 @@ Nothing here knows a stack.  Read next: lowlevel.py, which calls this with what 
 
 import _socket
 import operator
+import sys
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -44,6 +45,24 @@ def size(value: Any, complaint: str) -> int:
     if value > SSIZE_MAX:
         raise OverflowError("Python int too large to convert to C ssize_t")
     return value
+
+
+def ancillary_size(value: Any) -> int:
+    """Of what recvmsg() is given for ancillary data."""
+    value = operator.index(value)
+    if not 0 <= value <= INT_MAX:
+        raise ValueError("invalid ancillary data buffer length")
+    return value
+
+
+def truth(value: Any) -> bool:
+    """Of what setblocking() is given: a C long up to Python 3.11, anything since."""
+    if sys.version_info >= (3, 12):
+        return bool(value)
+    value = operator.index(value)
+    if not -SSIZE_MAX - 1 <= value <= SSIZE_MAX:
+        raise OverflowError("Python int too large to convert to C long")
+    return value != 0
 
 
 def timeout(value: Any) -> float | None:

@@ -18,7 +18,6 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
-from swos_net.clock import monotonic
 from swos_net.errors import os_error
 
 RECORD_HEADER = 5           # RFC 8446 5.1: type, version, length
@@ -177,7 +176,7 @@ class TlsConnection:
 
     def _limit(self) -> "_Limit":
         timeout = self._plain_socket().gettimeout()
-        return _Limit(timeout, None if timeout is None else monotonic() + timeout)
+        return _Limit(timeout, None if timeout is None else self._driver.clock() + timeout)
 
     def _plain_socket(self) -> Any:
         sock = self._socket()

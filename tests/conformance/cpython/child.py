@@ -68,9 +68,11 @@ class Report:
 
 
 def refuse_kernel_network(event: str, arguments: tuple) -> None:
-    """An audit hook: a test that reaches the kernel's network has tested nothing of ours."""
+    """An audit hook: a test that reaches the kernel's network has tested nothing of ours, or changes the machine."""
     if event == "socket.__new__" and arguments[1] in (2, 10):
         raise AssertionError("a socket of the kernel's network")
+    if event == "socket.sethostname":
+        raise AssertionError("a new name for the machine")
 
 
 class Authority:
@@ -166,7 +168,7 @@ def run_class(tests: list[unittest.TestCase], report: Report, timeout: float) ->
                 sys.stderr.flush()
                 os._exit(code)
         os.close(writing)
-        current, done = None, 0
+        current, done = None, set()
         with open(reading, "rb") as lines:
             for line in lines:
                 result = json.loads(line)
@@ -174,18 +176,20 @@ def run_class(tests: list[unittest.TestCase], report: Report, timeout: float) ->
                     current = result["test"]
                     continue
                 report.write(**result)
+                done.add(result["test"])
                 if result["test"] == current:
                     current = None
-                    done += 1
         _, status = os.waitpid(child, 0)
         if current is not None:
             hung = os.waitstatus_to_exitcode(status) == 1
             report.write(test=current, outcome="hung" if hung else "died", text=f"status {status}", time=timeout if hung else 0)
-            done += 1
-        elif status and done < len(left):
+            done.add(current)
+        elif not status:
+            return  # what ended well had them all, also those of a class that skips itself
+        left = [test for test in left if identity(test) not in done]
+        if left and current is None:
             report.write(test=identity(left[0]), outcome="died", text=f"status {status} outside a test", time=0)
             return
-        left = left[done:]
 
 
 def run_tests(tests: list[unittest.TestCase], report: Report, timeout: float) -> int:
@@ -207,8 +211,7 @@ class Result(unittest.TestResult):
 
     def startTest(self, test) -> None:
         super().startTest(test)
-        self._outcome, self._text = "passed", ""
-        self._started = time.monotonic()
+        self._begin()
         self._report.write(test=identity(test), outcome="started")
         faulthandler.dump_traceback_later(self._timeout, exit=True)
 
@@ -216,6 +219,11 @@ class Result(unittest.TestResult):
         super().stopTest(test)
         passed = round(time.monotonic() - self._started, 3)
         self._report.write(test=identity(test), outcome=self._outcome, text=self._text, time=passed)
+        self._begin()  # Python 3.12.1 does not start what it skips
+
+    def _begin(self) -> None:
+        self._outcome, self._text = "passed", ""
+        self._started = time.monotonic()
 
     def _failed(self, test, error) -> None:
         self._outcome = "failed"

@@ -1,6 +1,9 @@
 """The tests that CPython has for its sockets, and for what stands on them, pass on ours: see harness.py."""
 
 import importlib.util
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -26,6 +29,59 @@ def test_as_expected(suite, shard, tmp_path):
     outcome = harness.run_twice(suite, shard, directory=tmp_path)
     problems = outcome.problems(harness.expectations_here())
     assert not problems, "\n\n".join([f"{len(problems)} of {len(outcome.results)} are not as expected", *problems])
+
+
+OUTCOMES = """
+import os, unittest
+
+class Mixed(unittest.TestCase):
+    def test_1_dies(self):
+        os._exit(9)
+
+    def test_2_fails(self):
+        self.fail("so")
+
+    @unittest.skip("because")
+    def test_3_skipped(self):
+        pass
+
+    def test_4_passes(self):
+        pass
+
+@unittest.skip("all of it")
+class Skipped(unittest.TestCase):
+    def test_1(self):
+        pass
+
+class SkipsItself(unittest.TestCase):
+    @classmethod
+    def setUpClass(cls):
+        raise unittest.SkipTest("not here")
+
+    def test_1(self):
+        pass
+
+class Broken(SkipsItself):
+    @classmethod
+    def setUpClass(cls):
+        os._exit(8)
+"""
+
+
+def test_every_outcome_is_told_once_and_no_test_takes_others_along(tmp_path):
+    (tmp_path / "outcomes.py").write_text(OUTCOMES)
+    reading, writing = os.pipe()
+    command = [sys.executable, str(harness.HERE / "child.py"), "--module", "outcomes", "--results", str(writing), "--omit", "*.test_4*"]
+    environment = harness.environment()
+    environment["PYTHONPATH"] += f":{tmp_path}"
+    with open(reading) as lines:
+        status = subprocess.run(command, env=environment, pass_fds=[writing], timeout=60, cwd=tmp_path).returncode
+        os.close(writing)
+        results = [(result["test"].removeprefix("outcomes."), result["outcome"]) for result in map(json.loads, lines)]
+    assert status == 0
+    assert sorted(results) == [("Broken.test_1", "died"), ("Mixed.test_1_dies", "died"), ("Mixed.test_2_fails", "failed"),
+                               ("Mixed.test_3_skipped", "skipped"), ("Mixed.test_4_passes", "omitted"), ("Skipped.test_1", "skipped"),
+                               ("setUpClass (outcomes.SkipsItself)", "skipped")]  # fmt: skip
 
 
 class TestJudgement:

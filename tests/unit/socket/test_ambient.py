@@ -163,6 +163,15 @@ def test_ways_around_are_refused(wired):
                 way()
 
 
+def test_the_machine_is_not_renamed(wired):
+    """A program that may do that, as root's, would rename the kernel's host and not the stack."""
+    name = socket.gethostname()  # the kernel's: if all fails, nothing changes
+    with wired.root.activate():
+        for sethostname in (socket.sethostname, _socket.sethostname, stack_socket.sethostname):
+            with pytest.raises(PermissionError, match="a stack gets its name from who makes it"):
+                sethostname(name)
+
+
 def test_names_are_looked_up_in_the_stack(wired):
     wired.client.stack.names.hosts.add("10.0.0.7", "a.test")
     with wired.root.activate():

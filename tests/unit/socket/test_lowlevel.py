@@ -14,7 +14,7 @@ import pytest
 
 from swos_net.runtime.poll import Poller
 from swos_net.runtime.threaded import ThreadedRunner
-from swos_net.socket.lowlevel import wrap
+from swos_net.socket.handle import wrap
 from swos_net.socket.module import low_level_module
 from swos_net.stack.stack import Stack
 
@@ -113,6 +113,10 @@ t.sendmsg([b'a'], [('a', 2, b'')])
 t.sendmsg([b'a'], [], 'a')
 t.sendmsg([b'a'], [], 0, 5)
 t.setblocking('')
+t.setblocking(0.5)
+t.setblocking(None)
+t.setblocking(1 << 70)
+t.setblocking(-1 << 70)
 t.settimeout('a')
 t.settimeout(-1)
 t.settimeout(float('nan'))
