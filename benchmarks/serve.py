@@ -10,14 +10,14 @@ import asyncio
 import cProfile
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "examples"))
 
 import iperf3_server  # noqa: E402
 
-from swos_net.asyncio import StackRunner  # noqa: E402
-from swos_net.runtime.open_stack import open_stack  # noqa: E402
+import swos_net.asyncio  # noqa: E402
 
 IPERF3, ECHO, SINK, SOURCE = 5201, 7, 9, 19
 
@@ -67,19 +67,19 @@ class Source(asyncio.Protocol):
         self._open = False
 
 
-async def run(arguments) -> None:
+async def run() -> None:
+    loop = asyncio.get_running_loop()
     stop = asyncio.Event()
-    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
-    poller = open_stack(arguments.device, addresses=arguments.address)
-    async with StackRunner(poller) as runner:
-        servers = [await iperf3_server.serve(runner, IPERF3)]
-        for protocol, port in ((Echo, ECHO), (Sink, SINK), (Source, SOURCE)):
-            servers.append(await runner.create_server(protocol, None, port, capability=runner.stack.root))
-        print("ready", flush=True)
-        await stop.wait()
-        for server in servers:
-            server.close()
-        for port in poller.ports:
+    loop.add_signal_handler(signal.SIGTERM, stop.set)
+    servers = [await iperf3_server.serve(IPERF3)]
+    for protocol, port in ((Echo, ECHO), (Sink, SINK), (Source, SOURCE)):
+        servers.append(await loop.create_server(protocol, None, port))
+    print("ready", flush=True)
+    await stop.wait()
+    for server in servers:
+        server.close()
+    for driver in loop.drivers:
+        for port in driver.poller.ports:
             print(port.device.counters(), flush=True)
 
 
@@ -89,12 +89,13 @@ def main() -> None:
     parser.add_argument("--address", action="append", default=[], help="address and prefix length, repeatable")
     parser.add_argument("--profile", default="", help="where a cProfile goes")
     arguments = parser.parse_args()
+    call = partial(swos_net.asyncio.run, run(), arguments.device, addresses=arguments.address)
     if not arguments.profile:
-        asyncio.run(run(arguments))
+        call()
         return
     profile = cProfile.Profile()
     try:
-        profile.runcall(asyncio.run, run(arguments))
+        profile.runcall(call)
     finally:
         profile.dump_stats(arguments.profile)
 

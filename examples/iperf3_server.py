@@ -12,8 +12,7 @@ import json
 import resource
 import time
 
-from swos_net.asyncio import StackRunner
-from swos_net.runtime.open_stack import open_stack
+import swos_net.asyncio
 
 COOKIE_BYTES = 37
 TEST_START, TEST_RUNNING, TEST_END, PARAM_EXCHANGE, CREATE_STREAMS = 1, 2, 4, 9, 10
@@ -195,18 +194,16 @@ class Control(asyncio.Protocol):
                 stream.transport.close()
 
 
-async def serve(runner: StackRunner, port: int = 5201):
-    """A listening iperf3 server; returns the asyncio server."""
+async def serve(port: int = 5201) -> asyncio.Server:
+    """A listening iperf3 server in the loop that runs."""
     tests: dict[bytes, Test] = {}
-    return await runner.create_server(lambda: DataStream(tests), None, port, capability=runner.stack.root)
+    return await asyncio.get_running_loop().create_server(lambda: DataStream(tests), None, port)
 
 
-async def run(arguments) -> None:
-    poller = open_stack(arguments.device, addresses=arguments.address)
-    async with StackRunner(poller) as runner:
-        server = await serve(runner, arguments.port)
-        print(f"iperf3: listening on {arguments.port}", flush=True)
-        await server.serve_forever()
+async def run(port: int) -> None:
+    server = await serve(port)
+    print(f"iperf3: listening on {port}", flush=True)
+    await server.serve_forever()
 
 
 def main() -> None:
@@ -214,8 +211,9 @@ def main() -> None:
     parser.add_argument("--device", required=True, help="vhost-user:PATH, tap:NAME, stream:PATH ...")
     parser.add_argument("--address", action="append", default=[], help="address and prefix length, repeatable")
     parser.add_argument("--port", type=int, default=5201)
+    arguments = parser.parse_args()
     try:
-        asyncio.run(run(parser.parse_args()))
+        swos_net.asyncio.run(run(arguments.port), arguments.device, addresses=arguments.address)
     except KeyboardInterrupt:
         pass
 
