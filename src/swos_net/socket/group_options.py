@@ -5,18 +5,23 @@ Source filters (IP_ADD_SOURCE_MEMBERSHIP, MCAST_JOIN_SOURCE_GROUP, ...) are not 
 
 import errno
 import struct
+from collections.abc import Callable
+from typing import Any
 
 from swos_net.address import from_packed, is_ipv4, is_unspecified
 from swos_net.errors import os_error
 from swos_net.socket.constants import AF_INET, AF_INET6, IPPROTO_IP, IPPROTO_IPV6
 from swos_net.socket.options import DATAGRAM, RAW, define
-from swos_net.stack.groups import GroupOptions
+from swos_net.stack.groups import GroupOptions, Groups
 
 _MREQ = struct.Struct("=4s4s")  # struct ip_mreq
 _MREQN = struct.Struct("=4s4si")  # struct ip_mreqn
 _MREQ6 = struct.Struct("=16si")  # struct ipv6_mreq
 _GROUP_REQ = struct.Struct("=I4x128s")  # struct group_req
 _KINDS = DATAGRAM | RAW
+
+# from a socket and an option's bytes to (group, number of the interface, 0 for any)
+_Request = Callable[[Any, bytes], tuple[bytes, int]]
 
 
 def _groups(core) -> GroupOptions:
@@ -42,14 +47,6 @@ def _request4(core, value: bytes) -> tuple[bytes, int]:
     return from_packed(group), number
 
 
-def _join4(core, value: bytes, now: float) -> None:
-    core.stack.groups.join(core.endpoint, *_request4(core, value), now)
-
-
-def _leave4(core, value: bytes, now: float) -> None:
-    core.stack.groups.leave(core.endpoint, *_request4(core, value), now)
-
-
 def _request6(core, value: bytes) -> tuple[bytes, int]:
     if len(value) < _MREQ6.size:
         raise os_error(errno.EINVAL, f"a membership is a group and an interface's number: {_MREQ6.size} bytes")
@@ -57,14 +54,6 @@ def _request6(core, value: bytes) -> tuple[bytes, int]:
     if is_ipv4(group):
         raise os_error(errno.EINVAL, "IPv4 groups are joined with IP_ADD_MEMBERSHIP")
     return group, number
-
-
-def _join6(core, value: bytes, now: float) -> None:
-    core.stack.groups.join(core.endpoint, *_request6(core, value), now)
-
-
-def _leave6(core, value: bytes, now: float) -> None:
-    core.stack.groups.leave(core.endpoint, *_request6(core, value), now)
 
 
 def _group_request(core, value: bytes) -> tuple[bytes, int]:
@@ -79,12 +68,13 @@ def _group_request(core, value: bytes) -> tuple[bytes, int]:
     raise os_error(errno.EADDRNOTAVAIL, "the group is of another family")
 
 
-def _join_any(core, value: bytes, now: float) -> None:
-    core.stack.groups.join(core.endpoint, *_group_request(core, value), now)
+def _membership(act: Callable, request: _Request):
+    """`act` is `Groups.join` or `Groups.leave`."""
 
+    def put(core, value: bytes, now: float) -> None:
+        act(core.stack.groups, core.endpoint, *request(core, value), now)
 
-def _leave_any(core, value: bytes, now: float) -> None:
-    core.stack.groups.leave(core.endpoint, *_group_request(core, value), now)
+    return put
 
 
 def _put_interface4(core, value: bytes, now: float) -> None:
@@ -121,14 +111,12 @@ def _put_interface6(core, value: int, now: float) -> None:
     core.endpoint.forget_paths()
 
 
-def _put_hop_limit4(core, value: int, now: float) -> None:
-    _groups(core).hop_limit4 = 1 if value == -1 else value
-    core.endpoint.forget_paths()
+def _hop_limit(name: str):
+    def put(core, value: int, now: float) -> None:
+        setattr(_groups(core), name, 1 if value == -1 else value)
+        core.endpoint.forget_paths()
 
-
-def _put_hop_limit6(core, value: int, now: float) -> None:
-    _groups(core).hop_limit6 = 1 if value == -1 else value
-    core.endpoint.forget_paths()
+    return put
 
 
 def _flag(name: str):
@@ -150,20 +138,21 @@ def _group_options() -> None:
         define(IPPROTO_IPV6, number, name, kinds=_KINDS, **fields)
 
     ip(32, "IP_MULTICAST_IF", raw=True, get=_get_interface4, put=_put_interface4)
-    ip(33, "IP_MULTICAST_TTL", low=-1, high=255, get=_read("hop_limit4"), put=_put_hop_limit4)
+    ip(33, "IP_MULTICAST_TTL", low=-1, high=255, get=_read("hop_limit4"), put=_hop_limit("hop_limit4"))
     ip(34, "IP_MULTICAST_LOOP", boolean=True, get=_read("loop4"), put=_flag("loop4"))
-    ip(35, "IP_ADD_MEMBERSHIP", raw=True, readable=False, put=_join4)
-    ip(36, "IP_DROP_MEMBERSHIP", raw=True, readable=False, put=_leave4)
+    ip(35, "IP_ADD_MEMBERSHIP", raw=True, readable=False, put=_membership(Groups.join, _request4))
+    ip(36, "IP_DROP_MEMBERSHIP", raw=True, readable=False, put=_membership(Groups.leave, _request4))
     ip(49, "IP_MULTICAST_ALL", low=0, high=1, get=_read("everything4"), put=_flag("everything4"))
     ipv6(17, "IPV6_MULTICAST_IF", get=_read("interface6"), put=_put_interface6)
-    ipv6(18, "IPV6_MULTICAST_HOPS", low=-1, high=255, get=_read("hop_limit6"), put=_put_hop_limit6)
+    ipv6(18, "IPV6_MULTICAST_HOPS", low=-1, high=255, get=_read("hop_limit6"), put=_hop_limit("hop_limit6"))
     ipv6(19, "IPV6_MULTICAST_LOOP", low=0, high=1, get=_read("loop6"), put=_flag("loop6"))
-    ipv6(20, "IPV6_JOIN_GROUP", raw=True, readable=False, put=_join6)
-    ipv6(21, "IPV6_LEAVE_GROUP", raw=True, readable=False, put=_leave6)
+    ipv6(20, "IPV6_JOIN_GROUP", raw=True, readable=False, put=_membership(Groups.join, _request6))
+    ipv6(21, "IPV6_LEAVE_GROUP", raw=True, readable=False, put=_membership(Groups.leave, _request6))
     ipv6(29, "IPV6_MULTICAST_ALL", low=0, high=1, get=_read("everything6"), put=_flag("everything6"))
+    join, leave = (_membership(act, _group_request) for act in (Groups.join, Groups.leave))
     for level in (IPPROTO_IP, IPPROTO_IPV6):
-        define(level, 42, "MCAST_JOIN_GROUP", kinds=_KINDS, raw=True, readable=False, put=_join_any)
-        define(level, 45, "MCAST_LEAVE_GROUP", kinds=_KINDS, raw=True, readable=False, put=_leave_any)
+        define(level, 42, "MCAST_JOIN_GROUP", kinds=_KINDS, raw=True, readable=False, put=join)
+        define(level, 45, "MCAST_LEAVE_GROUP", kinds=_KINDS, raw=True, readable=False, put=leave)
 
 
 _group_options()

@@ -9,7 +9,7 @@ import errno
 from swos_net.address import is_ipv4, is_unspecified
 from swos_net.capability import Capability
 from swos_net.errors import WireError, os_error
-from swos_net.stack.datagram_endpoint import ORDINARY, Datagram, DatagramEndpoint, SendOptions
+from swos_net.stack.datagram_endpoint import ORDINARY, Datagram, DatagramEndpoint, SendChoice, SendOptions
 from swos_net.wire import ipv4, ipv6
 from swos_net.wire.checksum import internet_checksum, pseudo_header_sum
 
@@ -27,31 +27,35 @@ def rule_protocol(protocol: int) -> str:
     return "icmp" if protocol in (PROTOCOL_ICMP, PROTOCOL_ICMPV6) else "raw"
 
 
-class RawEndpoint(DatagramEndpoint):
-    """One raw socket's share of the stack.  Made by `RawDemux.open`."""
+class PacketEndpoint(DatagramEndpoint):
+    """What raw and echo endpoints have in common: one IP protocol in packets of one family, without ports of peers."""
 
-    __slots__ = ("blocked_types", "checksum_offset", "ipv4", "protocol", "whole_header")
+    __slots__ = ("ipv4", "protocol")
+
+    operation: str  # what a capability's rules call its sending
 
     def __init__(self, stack, capability: Capability, local: bytes, protocol: int):
         super().__init__(stack, capability, local)
         self.ipv4 = is_ipv4(local)
         self.protocol = protocol
         self.addresses = (local,)
-        self.whole_header = self.ipv4 and protocol == PROTOCOL_RAW  # IP_HDRINCL
-        self.checksum_offset = 2 if protocol == PROTOCOL_ICMPV6 and not self.ipv4 else -1  # IPV6_CHECKSUM
-        self.blocked_types = 0  # ICMP_FILTER and ICMP6_FILTER: a bit for each type that is not wanted
 
     def bind(self, addresses: tuple[bytes, ...], port: int) -> None:
         """Packets to that address only, and from it.  EADDRNOTAVAIL when it is not ours."""
         address = addresses[0]
         if not is_unspecified(address) and not self.stack.is_local(address):
             raise os_error(errno.EADDRNOTAVAIL, f"{self.stack.describe(address, 0)} is not an address of this stack")
+        self._take(port)
         self.local = address
         self.addresses = (address,)
 
+    def _take(self, port: int) -> None:
+        """Takes what stands in a port's place, if anything does; OSError when it cannot be had."""
+
     def connect(self, remote: bytes, remote_port: int) -> None:
-        self.capability.check("raw", rule_protocol(self.protocol), remote, 0)
+        self._check(remote)
         choice = self.choose(remote, ORDINARY)
+        self.bind_anywhere(self.addresses)
         self.remote, self.remote_port = remote, remote_port
         if is_unspecified(self.local):
             self.local = choice.source
@@ -60,23 +64,45 @@ class RawEndpoint(DatagramEndpoint):
         self.remote, self.remote_port = None, 0
         self.local = self.addresses[0]
 
+    def _check(self, remote: bytes) -> None:
+        self.capability.check(self.operation, rule_protocol(self.protocol), remote, 0)
+
+    def _packet(self, choice: SendChoice, remote: bytes, payload: bytes) -> bytes:
+        if self.ipv4:
+            header = ipv4.Ipv4Header(choice.source, remote, self.protocol, choice.hop_limit, choice.traffic_class,
+                                     self.stack.random.getrandbits(16))  # fmt: skip
+            return ipv4.emit(header, payload)
+        return ipv6.emit(ipv6.Ipv6Header(choice.source, remote, self.protocol, choice.hop_limit, choice.traffic_class), payload)
+
+    def _let_go(self) -> None:
+        self.stack.raw.closed(self)
+
+
+class RawEndpoint(PacketEndpoint):
+    """One raw socket's share of the stack.  Made by `RawDemux.open`."""
+
+    __slots__ = ("blocked_types", "checksum_offset", "whole_header")
+
+    operation = "raw"
+
+    def __init__(self, stack, capability: Capability, local: bytes, protocol: int):
+        super().__init__(stack, capability, local, protocol)
+        self.whole_header = self.ipv4 and protocol == PROTOCOL_RAW  # IP_HDRINCL
+        self.checksum_offset = 2 if protocol == PROTOCOL_ICMPV6 and not self.ipv4 else -1  # IPV6_CHECKSUM
+        self.blocked_types = 0  # ICMP_FILTER and ICMP6_FILTER: a bit for each type that is not wanted
+
     def send_to(self, payload: bytes, remote: bytes, remote_port: int, now: float, options: SendOptions = ORDINARY) -> int:
         """Sends one packet; errors as those of `UdpEndpoint.send_to`."""
         if self._error:
             raise os_error(self.take_error(), "an earlier packet was answered with an ICMP error")
-        self.capability.check("raw", rule_protocol(self.protocol), remote, 0)
+        self._check(remote)
         if len(payload) > PAYLOAD_MAX - (20 if self.ipv4 and not self.whole_header else 0):
             raise os_error(errno.EMSGSIZE, "an IP packet carries at most 65535 bytes")
         choice = self.choose(remote, options)
         if self.whole_header:
             packet = self._with_own_header(payload, choice.source)
-        elif self.ipv4:
-            header = ipv4.Ipv4Header(choice.source, remote, self.protocol, choice.hop_limit, choice.traffic_class,
-                                     self.stack.random.getrandbits(16))  # fmt: skip
-            packet = ipv4.emit(header, payload)
         else:
-            payload = self._with_checksum(payload, choice.source, remote)
-            packet = ipv6.emit(ipv6.Ipv6Header(choice.source, remote, self.protocol, choice.hop_limit, choice.traffic_class), payload)
+            packet = self._packet(choice, remote, self._with_checksum(payload, choice.source, remote))
         if not self.fragment and len(packet) > self.stack.path_mtus.mtu(remote, choice.interface.link.mtu, now):
             raise os_error(errno.EMSGSIZE, "the path takes no packet of this length whole")
         choice.interface.send_packet(packet, choice.next_hop, now)
@@ -96,9 +122,9 @@ class RawEndpoint(DatagramEndpoint):
         return ipv4.emit(header, packet[header.header_length :])
 
     def _with_checksum(self, payload: bytes, source: bytes, remote: bytes) -> bytes:
-        """RFC 3542 3.1."""
+        """RFC 3542 3.1; IPv4 has no such option."""
         at = self.checksum_offset
-        if at < 0:
+        if at < 0 or self.ipv4:
             return payload
         if at + 2 > len(payload):
             raise os_error(errno.EINVAL, "the packet ends before its checksum")
@@ -114,49 +140,29 @@ class RawEndpoint(DatagramEndpoint):
             return False
         return not self.blocked_types >> first & 1
 
-    def _let_go(self) -> None:
-        self.stack.raw.closed(self)
 
-
-class EchoEndpoint(DatagramEndpoint):
+class EchoEndpoint(PacketEndpoint):
     """One ping socket's share of the stack: `local_port` is the identifier of its echo requests."""
 
-    __slots__ = ("ipv4",)
+    __slots__ = ()
+
+    operation = "send"
 
     def __init__(self, stack, capability: Capability, local: bytes):
-        super().__init__(stack, capability, local)
-        self.ipv4 = is_ipv4(local)
-        self.addresses = (local,)
+        super().__init__(stack, capability, local, PROTOCOL_ICMP if is_ipv4(local) else PROTOCOL_ICMPV6)
 
-    def bind(self, addresses: tuple[bytes, ...], port: int) -> None:
-        address = addresses[0]
-        if not is_unspecified(address) and not self.stack.is_local(address):
-            raise os_error(errno.EADDRNOTAVAIL, f"{self.stack.describe(address, 0)} is not an address of this stack")
+    def _take(self, port: int) -> None:
         self.stack.raw.take_identifier(self, port)
-        self.local = address
-        self.addresses = (address,)
 
     def bind_anywhere(self, addresses: tuple[bytes, ...]) -> None:
         if not self.local_port:
             self.stack.raw.take_identifier(self, 0)
 
-    def connect(self, remote: bytes, remote_port: int) -> None:
-        self.capability.check("send", "icmp", remote, 0)
-        choice = self.choose(remote, ORDINARY)
-        self.bind_anywhere(self.addresses)
-        self.remote, self.remote_port = remote, remote_port
-        if is_unspecified(self.local):
-            self.local = choice.source
-
-    def disconnect(self) -> None:
-        self.remote, self.remote_port = None, 0
-        self.local = self.addresses[0]
-
     def send_to(self, payload: bytes, remote: bytes, remote_port: int, now: float, options: SendOptions = ORDINARY) -> int:
         """Sends an echo request, whose identifier and checksum are filled in; EINVAL for anything else."""
         if self._error:
             raise os_error(self.take_error(), "an earlier request was answered with an ICMP error")
-        self.capability.check("send", "icmp", remote, 0)
+        self._check(remote)
         if len(payload) < 8 or payload[0] != ECHO_REQUEST[self.ipv4] or payload[1]:
             raise os_error(errno.EINVAL, "an echo socket sends echo requests only")
         if len(payload) > PAYLOAD_MAX - 20:
@@ -164,20 +170,10 @@ class EchoEndpoint(DatagramEndpoint):
         choice = self.choose(remote, options)
         self.bind_anywhere(self.addresses)
         message = payload[:2] + b"\0\0" + self.local_port.to_bytes(2, "big") + payload[6:]
-        protocol = PROTOCOL_ICMP if self.ipv4 else PROTOCOL_ICMPV6
-        initial = 0 if self.ipv4 else pseudo_header_sum(choice.source, remote, protocol, len(message))
+        initial = 0 if self.ipv4 else pseudo_header_sum(choice.source, remote, self.protocol, len(message))
         message = message[:2] + internet_checksum(message, initial).to_bytes(2, "big") + message[4:]
-        if self.ipv4:
-            header = ipv4.Ipv4Header(choice.source, remote, protocol, choice.hop_limit, choice.traffic_class,
-                                     self.stack.random.getrandbits(16))  # fmt: skip
-            packet = ipv4.emit(header, message)
-        else:
-            packet = ipv6.emit(ipv6.Ipv6Header(choice.source, remote, protocol, choice.hop_limit, choice.traffic_class), message)
-        choice.interface.send_packet(packet, choice.next_hop, now)
+        choice.interface.send_packet(self._packet(choice, remote, message), choice.next_hop, now)
         return len(payload)
-
-    def _let_go(self) -> None:
-        self.stack.raw.closed(self)
 
 
 class RawDemux:
@@ -191,10 +187,7 @@ class RawDemux:
 
     def open(self, capability: Capability, local: bytes, protocol: int) -> RawEndpoint:
         """EACCES when no rule speaks of raw packets of that protocol."""
-        kind = rule_protocol(protocol)
-        if not any("raw" in rule.operations and rule.protocol in ("*", kind) for rule in capability.rules):
-            capability.check("raw", kind, local, 0)
-        self.stack.endpoint_opened()
+        self._opening(capability, "raw", protocol, local)
         endpoint = RawEndpoint(self.stack, capability, local, protocol)
         self._raw.append(endpoint)
         if protocol not in UNHEARD:
@@ -203,12 +196,17 @@ class RawDemux:
 
     def open_echo(self, capability: Capability, local: bytes) -> EchoEndpoint:
         """EACCES when no rule speaks of sending ICMP."""
-        if not any("send" in rule.operations and rule.protocol in ("*", "icmp") for rule in capability.rules):
-            capability.check("send", "icmp", local, 0)
-        self.stack.endpoint_opened()
+        self._opening(capability, "send", PROTOCOL_ICMP, local)
         endpoint = EchoEndpoint(self.stack, capability, local)
-        self._wanted(PROTOCOL_ICMP if endpoint.ipv4 else PROTOCOL_ICMPV6, 1)
+        self._wanted(endpoint.protocol, 1)
         return endpoint
+
+    def _opening(self, capability: Capability, operation: str, protocol: int, local: bytes) -> None:
+        """There will be one more endpoint, when some rule lets it do anything."""
+        kind = rule_protocol(protocol)
+        if not any(operation in rule.operations and rule.protocol in ("*", kind) for rule in capability.rules):
+            capability.check(operation, kind, local, 0)
+        self.stack.endpoint_opened()
 
     def _wanted(self, protocol: int, change: int) -> None:
         count = self.protocols.get(protocol, 0) + change
@@ -233,16 +231,14 @@ class RawDemux:
         endpoint.local_port = identifier
         self._echo[endpoint.ipv4, identifier] = endpoint
 
-    def closed(self, endpoint: DatagramEndpoint) -> None:
+    def closed(self, endpoint: PacketEndpoint) -> None:
         self.stack.endpoint_closed()
+        if endpoint.protocol not in UNHEARD:
+            self._wanted(endpoint.protocol, -1)
         if isinstance(endpoint, RawEndpoint):
             self._raw.remove(endpoint)
-            if endpoint.protocol not in UNHEARD:
-                self._wanted(endpoint.protocol, -1)
-        else:
-            self._wanted(PROTOCOL_ICMP if endpoint.ipv4 else PROTOCOL_ICMPV6, -1)
-            if self._echo.get((endpoint.ipv4, endpoint.local_port)) is endpoint:
-                del self._echo[endpoint.ipv4, endpoint.local_port]
+        elif self._echo.get((endpoint.ipv4, endpoint.local_port)) is endpoint:
+            del self._echo[endpoint.ipv4, endpoint.local_port]
 
     def echo_with(self, ipv4_packet: bool, identifier: int) -> EchoEndpoint | None:
         """Whose echo requests have that identifier."""

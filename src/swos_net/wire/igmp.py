@@ -1,18 +1,19 @@
 """Group membership messages of IPv4: IGMP 1, 2 and 3; and what they have in common with IPv6's (mld.py).
 
+That serves addresses of both lengths: `prefix` is what those on the wire lack to be 16 bytes.
+
 Read first: RFC 3376 4, RFC 2236 2, RFC 1112 appendix I.  When they are sent is in `swos_net.ip.membership`.
 """
 
 import struct
 from dataclasses import dataclass
 
-from swos_net.address import IPV4_PREFIX, UNSPECIFIED4, is_ipv4, is_multicast
+from swos_net.address import IPV4_PREFIX, UNSPECIFIED4, is_multicast
 from swos_net.errors import WireError
 from swos_net.wire.checksum import internet_checksum
 
 HEADER_LENGTH = 8
-QUERY3_LENGTH = 12
-RECORD_LENGTH = 8
+RECORD_LENGTH = 8  # without sources
 
 QUERY = 0x11
 REPORT1 = 0x12
@@ -38,7 +39,9 @@ RESPONSE_TIME1 = 10.0  # RFC 2236 4: what a query of version 1 means, which says
 SUPPRESS = 8           # in the octet of `robustness`
 
 _HEADER = struct.Struct("!BBH4s")
-_RECORD = struct.Struct("!BBH4s")
+_QUERY3 = struct.Struct("!BBH")  # behind the group: flags and robustness, interval, number of sources
+_REPORT3 = struct.Struct("!BBHHH")
+_RECORD = struct.Struct("!BBH")  # before the group: kind, words of auxiliary data, number of sources
 
 
 @dataclass(slots=True)
@@ -114,7 +117,7 @@ def parse(data: bytes) -> Message:
     if kind == QUERY:
         return _parse_query(data, code, group)
     if kind == REPORT3:
-        return Report(3, _parse_records(data))
+        return Report(3, parse_records(data, IPV4_PREFIX))
     if kind not in (REPORT1, REPORT2, LEAVE):
         raise WireError("bad_igmp_type")
     if not is_multicast(group):
@@ -130,36 +133,45 @@ def _parse_query(data: bytes, code: int, group: bytes) -> Query:
         raise WireError("bad_group")
     if len(data) == HEADER_LENGTH:  # RFC 3376 7.1: versions are told apart by length and code
         return Query(asked, code / 10 if code else RESPONSE_TIME1, 2 if code else 1)
-    if len(data) < QUERY3_LENGTH:
+    return parse_query3(data, HEADER_LENGTH, asked, decode_time(code) / 10, IPV4_PREFIX)
+
+
+def parse_query3(data: bytes, at: int, asked: bytes | None, response_time: float, prefix: bytes) -> Query:
+    """A query of version 3, which goes on at byte `at` (RFC 3376 4.1, RFC 3810 5.1)."""
+    if at + _QUERY3.size > len(data):
         raise WireError("truncated")
-    flags, interval_code = data[8], data[9]
-    count = int.from_bytes(data[10:12], "big")
-    end = QUERY3_LENGTH + 4 * count
-    if end > len(data):
-        raise WireError("truncated")
-    sources = tuple(IPV4_PREFIX + bytes(data[at : at + 4]) for at in range(QUERY3_LENGTH, end, 4))
+    flags, interval_code, count = _QUERY3.unpack_from(data, at)
+    sources, _end = _parse_addresses(data, at + _QUERY3.size, count, prefix)
     if sources and asked is None:
-        raise WireError("bad_group")  # 4.1.12 knows no such query
-    return Query(asked, decode_time(code) / 10, 3, sources, flags & 7, float(decode_time(interval_code)))
+        raise WireError("bad_group")  # RFC 3376 4.1.12 knows no such query
+    return Query(asked, response_time, 3, sources, flags & 7, float(decode_time(interval_code)))
 
 
-def _parse_records(data: bytes) -> tuple[Record, ...]:
+def parse_records(data: bytes, prefix: bytes) -> tuple[Record, ...]:
+    """What a report of version 3 holds (RFC 3376 4.2, RFC 3810 5.2)."""
     records = []
-    at = HEADER_LENGTH
+    at = _REPORT3.size
     for _ in range(int.from_bytes(data[6:8], "big")):
-        if at + RECORD_LENGTH > len(data):
+        if at + _RECORD.size > len(data):
             raise WireError("truncated")
-        kind, auxiliary, count, packed = _RECORD.unpack_from(data, at)
-        at += RECORD_LENGTH
-        end = at + 4 * count
-        if end + 4 * auxiliary > len(data):
+        kind, auxiliary, count = _RECORD.unpack_from(data, at)
+        (group, *sources), at = _parse_addresses(data, at + _RECORD.size, 1 + count, prefix)
+        at += 4 * auxiliary  # RFC 3376 4.2.11: auxiliary data is ignored
+        if at > len(data):
             raise WireError("truncated")
-        group = IPV4_PREFIX + packed
         if not is_multicast(group):
             raise WireError("bad_group")
-        records.append(Record(kind, group, tuple(IPV4_PREFIX + bytes(data[s : s + 4]) for s in range(at, end, 4))))
-        at = end + 4 * auxiliary  # RFC 3376 4.2.11: auxiliary data is ignored
+        records.append(Record(kind, group, tuple(sources)))
     return tuple(records)
+
+
+def _parse_addresses(data: bytes, at: int, count: int, prefix: bytes) -> tuple[tuple[bytes, ...], int]:
+    """So many from byte `at` on, and where they end."""
+    length = 16 - len(prefix)
+    end = at + count * length
+    if end > len(data):
+        raise WireError("truncated")
+    return tuple(prefix + bytes(data[start : start + length]) for start in range(at, end, length)), end
 
 
 def emit(message: Message) -> bytes:
@@ -167,31 +179,42 @@ def emit(message: Message) -> bytes:
     if isinstance(message, Query):
         raw = _emit_query(message)
     elif isinstance(message, Leave):
-        raw = _HEADER.pack(LEAVE, 0, 0, _packed(message.group))
+        raw = _HEADER.pack(LEAVE, 0, 0, _packed(message.group, IPV4_PREFIX))
     elif message.version == 3:
-        raw = struct.pack("!BBHHH", REPORT3, 0, 0, 0, len(message.records)) + b"".join(map(_emit_record, message.records))
+        raw = emit_report3(REPORT3, message.records, IPV4_PREFIX)
     else:
         (record,) = message.records
-        raw = _HEADER.pack(REPORT1 if message.version == 1 else REPORT2, 0, 0, _packed(record.group))
+        raw = _HEADER.pack(REPORT1 if message.version == 1 else REPORT2, 0, 0, _packed(record.group, IPV4_PREFIX))
     return raw[:2] + internet_checksum(raw).to_bytes(2, "big") + raw[4:]
 
 
 def _emit_query(query: Query) -> bytes:
-    group = bytes(4) if query.group is None else _packed(query.group)
+    group = bytes(4) if query.group is None else _packed(query.group, IPV4_PREFIX)
     code = 0 if query.version == 1 else encode_time(int(query.response_time * 10))
     raw = _HEADER.pack(QUERY, code, 0, group)
-    if query.version < 3:
-        return raw
-    sources = b"".join(map(_packed, query.sources))
-    return raw + struct.pack("!BBH", query.robustness, encode_time(int(query.interval)), len(query.sources)) + sources
+    return raw if query.version < 3 else raw + emit_query3(query, IPV4_PREFIX)
 
 
-def _emit_record(record: Record) -> bytes:
-    sources = b"".join(map(_packed, record.sources))
-    return _RECORD.pack(record.kind, 0, len(record.sources), _packed(record.group)) + sources
+def emit_query3(query: Query, prefix: bytes) -> bytes:
+    """What version 3 says behind the group."""
+    head = _QUERY3.pack(query.robustness, encode_time(int(query.interval)), len(query.sources))
+    return head + _emit_addresses(query.sources, prefix)
 
 
-def _packed(address: bytes) -> bytes:
-    if not is_ipv4(address):
+def emit_report3(kind: int, records: tuple[Record, ...], prefix: bytes) -> bytes:
+    """A report of version 3, its checksum 0."""
+    parts = [_REPORT3.pack(kind, 0, 0, 0, len(records))]
+    for record in records:
+        parts.append(_RECORD.pack(record.kind, 0, len(record.sources)))
+        parts.append(_emit_addresses((record.group, *record.sources), prefix))
+    return b"".join(parts)
+
+
+def _emit_addresses(addresses: tuple[bytes, ...], prefix: bytes) -> bytes:
+    return b"".join([_packed(address, prefix) for address in addresses])
+
+
+def _packed(address: bytes, prefix: bytes) -> bytes:
+    if not address.startswith(prefix):
         raise ValueError("IGMP speaks of IPv4 addresses")
-    return address[12:]
+    return address[len(prefix) :]

@@ -8,12 +8,25 @@ import struct
 from swos_net.address import UNSPECIFIED6, is_multicast, parse_address
 from swos_net.errors import WireError
 from swos_net.wire import icmpv6
-from swos_net.wire.igmp import MODE_IS_EXCLUDE, Leave, Message, Query, Record, Report, decode_time, encode_time
+from swos_net.wire.igmp import (
+    MODE_IS_EXCLUDE,
+    Leave,
+    Message,
+    Query,
+    Record,
+    Report,
+    decode_time,
+    emit_query3,
+    emit_report3,
+    encode_time,
+    parse_query3,
+    parse_records,
+)
 
 HEADER_LENGTH = 24
-QUERY2_LENGTH = 28
 REPORT2_HEADER_LENGTH = 8
-RECORD_LENGTH = 20
+RECORD_LENGTH = 20  # without sources
+PREFIX = b""  # addresses are whole on the wire
 
 QUERY = 130
 REPORT1 = 131
@@ -26,7 +39,6 @@ ALL_ROUTERS = parse_address("ff02::2")
 ALL_REPORT_ROUTERS = parse_address("ff02::16")  # RFC 3810 5.2.14
 
 _HEADER = struct.Struct("!BBHHH16s")
-_RECORD = struct.Struct("!BBH16s")
 
 
 def parse(data: bytes, source: bytes, destination: bytes) -> Message:
@@ -37,7 +49,7 @@ def parse(data: bytes, source: bytes, destination: bytes) -> Message:
         raise WireError("bad_icmp_checksum")
     kind = data[0]
     if kind == REPORT2:
-        return Report(3, _parse_records(data))
+        return Report(3, parse_records(data, PREFIX))
     if kind not in TYPES:
         raise WireError("bad_mld_type")
     if len(data) < HEADER_LENGTH:
@@ -56,34 +68,7 @@ def _parse_query(data: bytes, delay: int, group: bytes) -> Query:
         raise WireError("bad_group")
     if len(data) == HEADER_LENGTH:  # RFC 3810 8.1
         return Query(asked, delay / 1000, 2)
-    if len(data) < QUERY2_LENGTH:
-        raise WireError("truncated")
-    flags, interval_code = data[24], data[25]
-    end = QUERY2_LENGTH + 16 * int.from_bytes(data[26:28], "big")
-    if end > len(data):
-        raise WireError("truncated")
-    sources = tuple(bytes(data[at : at + 16]) for at in range(QUERY2_LENGTH, end, 16))
-    if sources and asked is None:
-        raise WireError("bad_group")
-    return Query(asked, decode_time(delay, 16) / 1000, 3, sources, flags & 7, float(decode_time(interval_code)))
-
-
-def _parse_records(data: bytes) -> tuple[Record, ...]:
-    records = []
-    at = REPORT2_HEADER_LENGTH
-    for _ in range(int.from_bytes(data[6:8], "big")):
-        if at + RECORD_LENGTH > len(data):
-            raise WireError("truncated")
-        kind, auxiliary, count, group = _RECORD.unpack_from(data, at)
-        at += RECORD_LENGTH
-        end = at + 16 * count
-        if end + 4 * auxiliary > len(data):
-            raise WireError("truncated")
-        if not is_multicast(group):
-            raise WireError("bad_group")
-        records.append(Record(kind, group, tuple(bytes(data[s : s + 16]) for s in range(at, end, 16))))
-        at = end + 4 * auxiliary
-    return tuple(records)
+    return parse_query3(data, HEADER_LENGTH, asked, decode_time(delay, 16) / 1000, PREFIX)
 
 
 def emit(message: Message, source: bytes, destination: bytes) -> bytes:
@@ -93,7 +78,7 @@ def emit(message: Message, source: bytes, destination: bytes) -> bytes:
     elif isinstance(message, Leave):
         raw = _HEADER.pack(DONE, 0, 0, 0, 0, message.group)
     elif message.version == 3:
-        raw = struct.pack("!BBHHH", REPORT2, 0, 0, 0, len(message.records)) + b"".join(map(_emit_record, message.records))
+        raw = emit_report3(REPORT2, message.records, PREFIX)
     else:
         (record,) = message.records
         raw = _HEADER.pack(REPORT1, 0, 0, 0, 0, record.group)
@@ -104,10 +89,4 @@ def _emit_query(query: Query) -> bytes:
     milliseconds = int(query.response_time * 1000)
     delay = min(milliseconds, 0xFFFF) if query.version < 3 else encode_time(milliseconds, 16)
     raw = _HEADER.pack(QUERY, 0, 0, delay, 0, query.group or UNSPECIFIED6)
-    if query.version < 3:
-        return raw
-    return raw + struct.pack("!BBH", query.robustness, encode_time(int(query.interval)), len(query.sources)) + b"".join(query.sources)
-
-
-def _emit_record(record: Record) -> bytes:
-    return _RECORD.pack(record.kind, 0, len(record.sources), record.group) + b"".join(record.sources)
+    return raw if query.version < 3 else raw + emit_query3(query, PREFIX)
