@@ -5,21 +5,17 @@ descriptors and a timer (runner.py).  Any thread may enter: the stack's lock is 
 a callback runs.  Who waits for a socket in a thread while no loop is at work serves the stack himself meanwhile.
 """
 
-import contextlib
 import errno
 import math
-import os
 import select
-import threading
-from _thread import allocate_lock, get_ident
+from _thread import get_ident
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol
 
 from swos_net import clock
-from swos_net.runtime.driver import Driver
+from swos_net.runtime.driver import LockedDriver, Waiter
 from swos_net.runtime.poll import Poller
 
-ALWAYS = select.POLLERR | select.POLLHUP | select.POLLNVAL  # poll(2) reports these asked or not
 MILLISECONDS_MAX = 3_600_000
 STUCK = 0.1  # seconds in which a loop that is not asleep has to look at the stack
 
@@ -40,67 +36,10 @@ class ServingLoop(Protocol):
         """Another thread has been inside the stack, which now wants to be polled at `due`."""
 
     def device_failed(self, driver: "LoopDriver", error: OSError) -> None:
-        """The driver's device is gone for good; every connection has been told."""
+        """The driver's device is gone for good; every connection has been told.  For any thread, inside the stack."""
 
 
-class _Entry:
-    """What `entered()` gives: one object for all, its state is the lock's owner's."""
-
-    __slots__ = ("_driver",)
-
-    def __init__(self, driver: "LoopDriver"):
-        self._driver = driver
-
-    def __enter__(self) -> float:
-        driver = self._driver
-        if driver._refusal is not None:  # before the lock, which a fork may have left locked for ever
-            driver.check_serving()
-        driver.lock.acquire()
-        if driver._refusal is not None:
-            driver.lock.release()
-            driver.check_serving()
-        driver._depth += 1
-        return driver.clock()
-
-    def __exit__(self, *exception: object) -> None:
-        driver = self._driver
-        try:
-            if driver._depth == 1 and driver._refusal is None:
-                driver._leave()
-        finally:
-            driver._depth -= 1
-            driver.lock.release()
-
-
-class _Waiter:
-    """One thread that waits for one socket, a watcher of it."""
-
-    __slots__ = ("_gate", "_mask", "core", "ready", "turns")
-
-    def __init__(self, core: Any, mask: int):
-        self.core = core
-        self.ready = False
-        self.turns: int | None = None  # of the loops, when they were last looked at
-        self._mask = mask
-        self._gate = allocate_lock()
-        self._gate.acquire()
-
-    def __call__(self, mask: int) -> None:
-        if mask & self._mask:
-            self.ready = True
-            self.nudge()
-
-    def nudge(self) -> None:
-        """Has it look again; with the stack's lock held."""
-        if self._gate.locked():
-            self._gate.release()
-
-    def sleep(self, timeout: float) -> None:
-        """For at most `timeout` seconds.  A signal's handler runs, and may raise."""
-        self._gate.acquire(True, timeout)
-
-
-class LoopDriver(Driver):
+class LoopDriver(LockedDriver):
     """Serves one stack from any number of event loops, one after another or at once.
 
     `lock` is to be held for every call into the stack, briefly: `with driver.lock: core.send(...)`.  What that leaves to
@@ -109,17 +48,10 @@ class LoopDriver(Driver):
 
     def __init__(self, poller: Poller, time: Callable[[], float] = clock.monotonic):
         """`time` is the stack's `now`, and that of the loops."""
-        super().__init__(poller.stack)
-        self.poller = poller
-        self.clock = time
-        self.lock = threading.RLock()
-        self._depth = 0
+        super().__init__(poller, time)
         self.more = False  # the last poll may have left something
-        self._entry = _Entry(self)
         self._loops: list[tuple[int, ServingLoop]] = []  # those that run, with their threads
-        self._waiters: list[_Waiter] = []
         self._leader: int | None = None  # the thread that serves the stack because no loop does
-        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # wakes that thread
         self._stopped = False
 
     @classmethod
@@ -154,16 +86,22 @@ class LoopDriver(Driver):
         with self.lock:
             if self._abandoned:
                 self.close_abandoned(now)
-            self.poller.flush(now)
+            if self._refusal is not None:
+                return None
+            try:
+                self.poller.flush(now)
+            except OSError as error:
+                self._device_failed(error, now)
+                return None
             return now if self.more else self.poller.next_deadline()
 
     def poll(self, now: float) -> None:
         """Takes what has come and does what is due at `now`; `flush` follows when the callbacks have run."""
-        try:
-            with self.lock:
+        with self.lock:
+            try:
                 self.more = self.poller.take(now)
-        except OSError as error:
-            self._device_failed(error, now)
+            except OSError as error:
+                self._device_failed(error, now)
 
     def stop(self) -> None:
         """Sends what is ready, ends what is still open with ENETDOWN and closes the devices; idempotent."""
@@ -172,19 +110,13 @@ class LoopDriver(Driver):
                 return
             self._stopped = True
             now = self.clock()
+            self.flush(now)
             if self._refusal is None:
-                self.flush(now)
                 self._give_up("its loop has been stopped", now)
             if self._leader is None or self._leader == get_ident():
                 self._close()
             else:
                 self._ring()  # that thread sleeps on the descriptors: it closes them
-
-    def _close(self) -> None:
-        for port in self.poller.ports:
-            port.device.close()
-        os.close(self._bell)
-        self._bell = -1
 
     def finish(self, timeout: float) -> bool:
         """Serves the stack until closed connections have delivered what was sent; False after `timeout` seconds."""
@@ -198,11 +130,9 @@ class LoopDriver(Driver):
             return any(flow.connection.delivering for flow in self.stack.tcp.flows.values())
 
     def _device_failed(self, error: OSError, now: float) -> None:
-        """Gone for good: everybody hears of it, once."""
-        with self.lock:
-            loops = [loop for _, loop in self._loops]
-            self._give_up(f"its device is gone: {error}", now)
-        for loop in loops:
+        """Gone for good: everybody hears of it, once.  With the lock held."""
+        self._give_up(f"its device is gone: {error}", now)
+        for _, loop in self._loops:
             loop.device_failed(self, error)
 
     def _give_up(self, why: str, now: float) -> None:
@@ -215,9 +145,6 @@ class LoopDriver(Driver):
 
     # As a driver
 
-    def entered(self) -> _Entry:
-        return self._entry
-
     def wake(self) -> None:
         me = get_ident()
         for thread, loop in self._loops:
@@ -226,18 +153,9 @@ class LoopDriver(Driver):
         if self._leader is not None and self._leader != me:
             self._ring()
 
-    def woken(self, core: Any) -> None:
-        for waiter in self._waiters:
-            if waiter.core is core:
-                waiter(ALWAYS)
-
     def forked(self) -> None:
         super().forked()
-        # its owner, if any, is a thread that this process does not have
-        self.lock = threading.RLock()
-        self._depth = 0
         self._loops.clear()
-        self._waiters.clear()
         self._leader = None
 
     def _leave(self) -> None:
@@ -253,29 +171,19 @@ class LoopDriver(Driver):
 
     # Threads that wait
 
-    def wait(self, core: Any, mask: int, deadline: float | None) -> None:
-        waiter = _Waiter(core, mask | ALWAYS)
-        with self._entry:
-            if core.poll() & (mask | ALWAYS):
-                return
-            core.watch(waiter)
-            self._waiters.append(waiter)
-            self.flush(self.clock())  # the thread of a loop does not do that on its way out
-            if self._leader is not None:
-                self._ring()
-        try:
-            while not waiter.ready and self._refusal is None:
-                if deadline is not None and self.clock() >= deadline:
-                    raise TimeoutError("timed out")
-                if not self._lead(waiter, deadline):
-                    waiter.sleep(STUCK if deadline is None else min(STUCK, max(0.0, deadline - self.clock())))
-        finally:
-            with self.lock:
-                core.unwatch(waiter)
-                with contextlib.suppress(ValueError):
-                    self._waiters.remove(waiter)
+    def _wait_begins(self) -> None:
+        self.flush(self.clock())  # the thread of a loop does not do that on its way out
+        if self._leader is not None:
+            self._ring()
 
-    def _lead(self, waiter: _Waiter, deadline: float | None) -> bool:
+    def _wait_for(self, waiter: Waiter, deadline: float | None) -> None:
+        while not waiter.ready and self._refusal is None:
+            if deadline is not None and self.clock() >= deadline:
+                raise TimeoutError("timed out")
+            if not self._lead(waiter, deadline):
+                waiter.sleep(STUCK if deadline is None else min(STUCK, max(0.0, deadline - self.clock())))
+
+    def _lead(self, waiter: Waiter, deadline: float | None) -> bool:
         """Serves the stack until the wait is over; False when somebody else does."""
         with self.lock:
             if self._leader is not None or self._served_elsewhere(waiter):
@@ -291,7 +199,7 @@ class LoopDriver(Driver):
                 self._nudge_all()
         return True
 
-    def _served_elsewhere(self, waiter: _Waiter) -> bool:
+    def _served_elsewhere(self, waiter: Waiter) -> bool:
         """Whether a loop of another thread looks after the stack.
 
         One that has not looked for a while is stuck in a callback, perhaps because that waits for this thread.
@@ -331,13 +239,4 @@ class LoopDriver(Driver):
             sleeper.register(port.device.fileno(), select.POLLIN | writable)
         milliseconds = None if timeout is None else min(MILLISECONDS_MAX, math.ceil(max(0.0, timeout) * 1000))
         if sleeper.poll(milliseconds):
-            with contextlib.suppress(BlockingIOError):
-                os.eventfd_read(self._bell)
-
-    def _nudge_all(self) -> None:
-        for waiter in self._waiters:
-            waiter.nudge()
-
-    def _ring(self) -> None:
-        if self._bell >= 0:
-            os.eventfd_write(self._bell, 1)
+            self._silence()

@@ -22,7 +22,7 @@ from swos_net.asyncio.socket_calls import SocketCalls
 from swos_net.asyncio.transports import DatagramTransport, StreamTransport, core_of
 from swos_net.capability import Capability, active_capability, current_capability
 from swos_net.socket.core import SocketCore
-from swos_net.socket.lowlevel import wrap
+from swos_net.socket.handle import wrap
 from swos_net.socket.resolver import getaddrinfo_steps, getnameinfo_steps, run_async
 
 INTERNET = (stdlib.AF_INET, stdlib.AF_INET6)
@@ -123,6 +123,11 @@ class SwosEventLoop(SocketCalls, asyncio.SelectorEventLoop):
             self._write_to_self()
 
     def device_failed(self, driver: LoopDriver, error: OSError) -> None:
+        self.call_soon_threadsafe(self._device_failed, driver, error)
+
+    def _device_failed(self, driver: LoopDriver, error: OSError) -> None:
+        if driver not in self.drivers:
+            return  # it has been said
         self._selector.detach(driver)
         message = f"{driver.stack.name} is no longer served: {error}"
         self.call_exception_handler({"message": message, "exception": error})

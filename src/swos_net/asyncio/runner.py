@@ -117,6 +117,11 @@ class StackRunner:
             self.wake()
 
     def device_failed(self, driver: LoopDriver, error: OSError) -> None:
+        self.loop.call_soon_threadsafe(self._device_failed, error)
+
+    def _device_failed(self, error: OSError) -> None:
+        if self._stopped:
+            return
         self.stop()
         message = f"{self.stack.name} is no longer served: {error}"
         self.loop.call_exception_handler({"message": message, "exception": error})

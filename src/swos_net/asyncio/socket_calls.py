@@ -16,7 +16,7 @@ from typing import Any
 
 from swos_net.asyncio.deliveries import Deliveries, Sink
 from swos_net.socket.core import SocketCore
-from swos_net.socket.lowlevel import wrap
+from swos_net.socket.handle import wrap
 
 ALWAYS = select.POLLERR | select.POLLHUP
 

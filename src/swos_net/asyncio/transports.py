@@ -19,7 +19,7 @@ from typing import Any
 
 from swos_net.asyncio.deliveries import Deliveries
 from swos_net.socket.core import SocketCore
-from swos_net.socket.lowlevel import wrap
+from swos_net.socket.handle import wrap
 
 READ_EVENTS = select.POLLIN | select.POLLRDHUP | select.POLLERR | select.POLLHUP
 WRITE_EVENTS = select.POLLOUT | select.POLLERR | select.POLLHUP

@@ -70,7 +70,9 @@ class PairDevice:
             return True
         if len(peer._queue) >= QUEUE_FRAMES:
             self._blocked = True
-            return False
+            if len(peer._queue) >= QUEUE_FRAMES:  # in this order: room that another thread makes now wakes
+                return False
+            self._blocked = False
         for frame in batch.frames(self._limits):
             peer._queue.append(frame)
             self._frames += 1

@@ -135,6 +135,7 @@ class PcapTap:
         received = self.device.receive(burst)
         if self._writer is not None:
             if received:
+                burst.more = True  # the call in vain is the one that flushes
                 self._capture(self._write, INBOUND, self._copies.received(burst))
             elif self._unflushed:
                 self._capture(self._flush)

@@ -1,13 +1,18 @@
 """Who serves a stack, as seen by those who use it: exclusive entry, and waiting for a socket.
 
 `runtime.threaded.ThreadedRunner` is a driver for programs that block; an event loop can be another.  `Stack.driver`
-names the one that serves a stack.  Read next: threaded.py.
+names the one that serves a stack.  `LockedDriver` is what those with a lock, devices and threads that wait have in
+common.  Read next: threaded.py.
 """
 
 import abc
+import contextlib
 import errno
 import os
+import select
+import threading
 import weakref
+from _thread import allocate_lock
 from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,6 +20,9 @@ from typing import Any
 
 from swos_net import clock
 from swos_net.errors import os_error
+from swos_net.runtime.poll import Poller
+
+ALWAYS = select.POLLERR | select.POLLHUP | select.POLLNVAL  # poll(2) reports these asked or not
 
 # fork copies every stack at once and tells nobody in particular
 _drivers: weakref.WeakSet["Driver"] = weakref.WeakSet()
@@ -94,6 +102,142 @@ class Driver(abc.ABC):
         """Called in the child after a fork, where the stack is a copy that must not speak for the parent's."""
         self.refuse(errno.ENETDOWN, "this process was forked from the one that serves the stack: open another stack here")
         self._abandoned.clear()
+
+
+class Entry:
+    """What `LockedDriver.entered()` gives: one object for all, its state is the lock's owner's."""
+
+    __slots__ = ("_driver",)
+
+    def __init__(self, driver: "LockedDriver"):
+        self._driver = driver
+
+    def __enter__(self) -> float:
+        driver = self._driver
+        if driver._refusal is not None:  # before the lock, which a fork may have left locked for ever
+            driver.check_serving()
+        driver.lock.acquire()
+        if driver._refusal is not None:
+            driver.lock.release()
+            driver.check_serving()
+        driver._depth += 1
+        return driver.clock()
+
+    def __exit__(self, *exception: object) -> None:
+        driver = self._driver
+        try:
+            if driver._depth == 1 and driver._refusal is None:
+                driver._leave()
+        finally:
+            driver._depth -= 1
+            driver.lock.release()
+
+
+class Waiter:
+    """One thread that waits for one socket, a watcher of it."""
+
+    __slots__ = ("_gate", "_mask", "ready", "turns")
+
+    def __init__(self, mask: int):
+        self.ready = False
+        self.turns: int | None = None  # of those who serve the stack, when they were last looked at
+        self._mask = mask
+        self._gate = allocate_lock()
+        self._gate.acquire()
+
+    def __call__(self, mask: int) -> None:
+        if mask & self._mask:
+            self.ready = True
+            self.nudge()
+
+    def nudge(self) -> None:
+        """Has it look again; with the stack's lock held."""
+        if self._gate.locked():
+            self._gate.release()
+
+    def sleep(self, timeout: float) -> bool:
+        """False when `timeout` seconds have passed; -1 is for ever.  A signal's handler runs, and may raise."""
+        return self._gate.acquire(True, timeout)
+
+
+class LockedDriver(Driver):
+    """Serves the devices of one stack, which belongs to whoever holds `lock`.
+
+    Who waits for a socket sleeps on a lock of its own, which a watcher inside the stack opens; nobody sleeps with the
+    stack's lock held.
+    """
+
+    def __init__(self, poller: Poller, time: Callable[[], float] = clock.monotonic):
+        """`time` is the stack's `now`."""
+        super().__init__(poller.stack)
+        self.poller = poller
+        self.clock = time
+        self.lock = threading.RLock()
+        self._depth = 0  # of `entered()`
+        self._entry = Entry(self)
+        self._waiters: dict[Waiter, Any] = {}  # what each waits for
+        self._bell = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)  # wakes the thread that sleeps on the devices
+
+    def entered(self) -> Entry:
+        return self._entry
+
+    @abc.abstractmethod
+    def _leave(self) -> None:
+        """The outermost `entered()` ends: sends what was queued.  Not called once the stack is no longer served."""
+
+    def wait(self, core: Any, mask: int, deadline: float | None) -> None:
+        waiter = Waiter(mask | ALWAYS)
+        with self._entry:
+            if core.poll() & (mask | ALWAYS):
+                return
+            core.watch(waiter)
+            self._waiters[waiter] = core
+            self._wait_begins()
+        try:
+            self._wait_for(waiter, deadline)
+        finally:
+            with self.lock:
+                core.unwatch(waiter)
+                self._waiters.pop(waiter, None)
+
+    def _wait_begins(self) -> None:
+        """There is one more waiter.  Called inside `entered()`."""
+
+    @abc.abstractmethod
+    def _wait_for(self, waiter: Waiter, deadline: float | None) -> None:
+        """Sleeps until the waiter's socket is ready or the stack no longer served; TimeoutError after `deadline`."""
+
+    def woken(self, core: Any) -> None:
+        for waiter, waited_for in self._waiters.items():
+            if waited_for is core:
+                waiter(ALWAYS)
+
+    def _nudge_all(self) -> None:
+        """Has everybody who waits look again; with the lock held."""
+        for waiter in self._waiters:
+            waiter.nudge()
+
+    def forked(self) -> None:
+        super().forked()
+        # its owner, if any, is a thread that this process does not have
+        self.lock = threading.RLock()
+        self._depth = 0
+        self._waiters.clear()
+
+    def _ring(self) -> None:
+        """Wakes who sleeps on the devices; nothing once they are closed."""
+        if self._bell >= 0:
+            os.eventfd_write(self._bell, 1)
+
+    def _silence(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.eventfd_read(self._bell)
+
+    def _close(self) -> None:
+        for port in self.poller.ports:
+            port.device.close()
+        bell, self._bell = self._bell, -1
+        os.close(bell)
 
 
 def drivers() -> list[Driver]:

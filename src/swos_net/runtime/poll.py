@@ -38,6 +38,8 @@ class Poller:
         self.ports: list[Port] = []
         self.polls = 0
         self._unsent = False  # sending was cut short
+        self._busy = False
+        self._called = False  # `flush` was, while busy
 
     def attach(self, device, now: float, name: str = "") -> Interface:
         """Makes an interface for a device; its addresses are added to the stack afterwards."""
@@ -48,7 +50,8 @@ class Poller:
     def poll(self, now: float) -> bool:
         """Does what can be done at `now`; True when there is more to do at once."""
         more = self.take(now)
-        return self._send(now) or more
+        self._send(now)
+        return self._unsent or more
 
     def take(self, now: float) -> bool:
         """At most one burst of every device, and what is due; True when there may be more.
@@ -57,22 +60,33 @@ class Poller:
         with the acknowledgments.
         """
         self.polls += 1
-        more = False
-        for port in self.ports:
-            if self._receive(port, now):
-                more = True
-        stack = self.stack
-        deadline = stack.deadlines.next_deadline()
-        if deadline is not None and deadline <= now:
-            stack.handle_timeout(now)
-        loopback = stack.loopback
-        if loopback.has_output:
-            self._loop(now)
-            more = more or loopback.has_output
-        return more
+        self._busy = True
+        try:
+            more = False
+            for port in self.ports:
+                if self._receive(port, now):
+                    more = True
+            stack = self.stack
+            deadline = stack.deadlines.next_deadline()
+            if deadline is not None and deadline <= now:
+                stack.handle_timeout(now)
+            loopback = stack.loopback
+            if loopback.has_output:
+                self._loop(now)
+                more = more or loopback.has_output
+            return more
+        finally:
+            self._busy = False
 
     def flush(self, now: float) -> None:
-        """Only sends what is waiting: after a call of the user.  What comes of it over the loopback arrives, too."""
+        """Only sends what is waiting: after a call of the user.  What comes of it over the loopback arrives, too.
+
+        A finalizer that runs inside the stack may call this in the middle of a burst or a batch, where it does nothing:
+        who is at work there sends it.
+        """
+        if self._busy:
+            self._called = True
+            return
         if self.stack.loopback.has_output:
             self._loop(now)
         self._send(now)
@@ -81,6 +95,7 @@ class Poller:
         """A device is gone for good: every connection of this stack ends with an error."""
         for port in self.ports:
             self.stack.interface_failed(port.interface, now)
+            port.blocked = True  # nor does the rest of a batch go out
         self.stack.interface_failed(self.stack.loopback, now)
 
     def watch_output(self, wants_output: Callable[[], None] | None) -> None:
@@ -115,24 +130,26 @@ class Poller:
         port.blocked = False  # what made the descriptor readable may have been room
         if not received:
             return False
-        port.held = True
         more = burst.more
+        port.held = True
         self.stack.input.receive_burst(interface, burst, now)
         return more
 
-    def _send(self, now: float) -> bool:
-        """True when the work was cut short although a device still took frames."""
-        more = False
-        for port in self.ports:
-            if port.interface.has_output or port.batch.count:
-                if self._transmit(port, now):
-                    more = True
-            if port.held:
-                # answers first: a guest then sees them and its own buffers come back with one interrupt
-                port.held = False
-                port.device.release(port.burst)
-        self._unsent = more
-        return more
+    def _send(self, now: float) -> None:
+        more = self._called = False
+        self._busy = True
+        try:
+            for port in self.ports:
+                if port.interface.has_output or port.batch.count:
+                    if self._transmit(port, now):
+                        more = True
+                if port.held:
+                    # answers first: a guest then sees them and its own buffers come back with one interrupt
+                    port.held = False
+                    port.device.release(port.burst)
+        finally:
+            self._busy = False
+        self._unsent = more or self._called
 
     def _transmit(self, port: Port, now: float) -> bool:
         """True when the work was cut short although the device still took frames."""

@@ -1,13 +1,12 @@
 """The class that stands for C's `_socket.socket`: a socket of a stack with calls that wait.
 
-Read first: base.py for what a socket does, runtime/driver.py for who lets it wait.  The calls, argument checks, timeouts
-and errors are those of the C class; AF_INET and AF_INET6 are always the stack's, AF_UNIX, which reaches no network, stays
-the kernel's.  This is the only place where a program's thread sleeps.  Read next: module.py.
+Read first: base.py for what a socket does, runtime/driver.py for who lets it wait, handle.py.  The calls, argument checks,
+timeouts and errors are those of the C class; AF_INET and AF_INET6 are always the stack's, AF_UNIX, which reaches no
+network, stays the kernel's.  This is the only place where a program's thread sleeps.  Read next: module.py.
 """
 
 import _socket
 import errno
-import operator
 import os
 import socket as stdlib
 import time
@@ -32,37 +31,12 @@ from swos_net.socket.constants import (
     SOCK_NONBLOCK,
     SOCK_STREAM,
 )
+from swos_net.socket.handle import AbandonedDescriptor, Handle, driver_of
 
 C = _socket.socket  # the class of the kernel's sockets
 AF_UNIX = int(_socket.AF_UNIX)
 OPTION_MAX = 1024  # bytes of an option that getsockopt() reads
 LINGER_STEP = 0.005
-
-
-class Handle:
-    """A socket of a stack in place of a descriptor, for `socket(fileno=...)`: no number is needed for that."""
-
-    __slots__ = ("core", "driver")
-
-    def __init__(self, core: SocketCore, driver: Driver):
-        self.core = core
-        self.driver = driver
-
-
-def wrap(core: SocketCore) -> Any:
-    """A `swos_net.socket.socket` around a socket that somebody made without one, and may also close."""
-    from swos_net import socket
-
-    return socket.socket(core.family, core.type, core.proto, Handle(core, core.stack.driver))
-
-
-def driver_of(capability: Capability) -> Driver:
-    """Who serves the stack that a capability is for; ENETDOWN when nobody does."""
-    stack = capability.issuer
-    driver = None if stack is None else stack.driver
-    if driver is None:
-        raise os_error(errno.ENETDOWN, "nobody serves the stack of this capability: start a ThreadedRunner or an event loop on it")
-    return driver
 
 
 class LowLevelSocket(stdlib.socket):
@@ -228,17 +202,24 @@ class LowLevelSocket(stdlib.socket):
         if core is None:
             C.__del__(self)
             return
-        driver, mirror = self._driver, self._mirror
         if not core.closed:
-            if mirror is None:
+            if self._mirror is None:
                 self._descriptor = -1  # the warning needs no number
             _warn(f"unclosed {self!r}", ResourceWarning, source=self)
+        self._abandon()
+
+    def _abandon(self) -> None:
+        """Closes it soon, for finalizers: they may run inside the stack, and so do not enter."""
+        core, driver, mirror, descriptor = self._core, self._driver, self._mirror, self._descriptor
+        if core is None:
+            return
+        self._let_go()
         if mirror is None:
             driver.abandon(core)
         elif driver.serving:
-            driver.abandon(_AbandonedDescriptor(mirror, self._descriptor))
+            driver.abandon(AbandonedDescriptor(mirror, descriptor))
         else:
-            mirror.close(self._descriptor)
+            mirror.close(descriptor)
 
     # Timeouts
 
@@ -256,7 +237,7 @@ class LowLevelSocket(stdlib.socket):
         if self._core is None:
             C.setblocking(self, flag)
             return
-        self._limit = None if operator.index(flag) else 0.0
+        self._limit = None if arguments.truth(flag) else 0.0
         self._check_descriptor()
 
     def getblocking(self, /) -> bool:
@@ -290,7 +271,7 @@ class LowLevelSocket(stdlib.socket):
             if limit == 0 or flags & MSG_DONTWAIT:
                 raise BlockingIOError(errno.EAGAIN, "Resource temporarily unavailable")
             if deadline is None:
-                deadline = self._deadline(core, mask, limit)
+                deadline = self._deadline(driver, core, mask, limit)
             if deadline is not None and deadline < 0:  # SO_RCVTIMEO, SO_SNDTIMEO
                 self._wait_option(driver, core, mask, -deadline)
             else:
@@ -299,12 +280,12 @@ class LowLevelSocket(stdlib.socket):
                 raise os_error(errno.EBADF, "the socket was closed meanwhile")
 
     @staticmethod
-    def _deadline(core: SocketCore, mask: int, limit: float | None) -> float | None:
+    def _deadline(driver: Driver, core: SocketCore, mask: int, limit: float | None) -> float | None:
         """When to give up; negated when a socket option says so."""
         if limit is not None:
-            return clock.monotonic() + limit
+            return driver.clock() + limit
         seconds, microseconds = core.option("receive_timeout" if mask == POLLIN else "send_timeout", (0, 0))
-        return -(clock.monotonic() + seconds + microseconds / 1e6) if seconds or microseconds else None
+        return -(driver.clock() + seconds + microseconds / 1e6) if seconds or microseconds else None
 
     @staticmethod
     def _wait_option(driver: Driver, core: SocketCore, mask: int, deadline: float) -> None:
@@ -373,7 +354,7 @@ class LowLevelSocket(stdlib.socket):
             # who blocks without a timeout waits for an attempt that somebody else began, too
             if limit == 0 or error.errno != errno.EINPROGRESS and limit is not None:
                 raise
-        deadline = self._deadline(core, POLLOUT, limit)
+        deadline = self._deadline(driver, core, POLLOUT, limit)
         if deadline is not None and deadline < 0:
             try:
                 self._wait_option(driver, core, POLLOUT, -deadline)
@@ -515,7 +496,7 @@ class LowLevelSocket(stdlib.socket):
         if core is None:
             return C.recvmsg(self, bufsize, ancbufsize, flags)
         bufsize = arguments.size(bufsize, "negative buffer size in recvmsg()")
-        ancbufsize, flags = _ancillary_size(ancbufsize), arguments.integer(flags)
+        ancbufsize, flags = arguments.ancillary_size(ancbufsize), arguments.integer(flags)
         if self._waits_for_more(flags):
             return self.recv(bufsize, flags), [], 0, None
         return self._call(POLLIN, flags, core.receive_message, bufsize, ancbufsize, flags)
@@ -525,7 +506,7 @@ class LowLevelSocket(stdlib.socket):
         if core is None:
             return C.recvmsg_into(self, buffers, ancbufsize, flags)
         views = arguments.writable_buffers(buffers)
-        ancbufsize, flags = _ancillary_size(ancbufsize), arguments.integer(flags)
+        ancbufsize, flags = arguments.ancillary_size(ancbufsize), arguments.integer(flags)
         try:
             return self._call(POLLIN, flags, core.receive_message_into, views, ancbufsize, flags)
         finally:
@@ -552,7 +533,7 @@ class LowLevelSocket(stdlib.socket):
         flags = arguments.integer(flags)
         limit = self._limit
         with arguments.readable(data) as view:
-            self._send_all(view, flags, None if not limit else clock.monotonic() + limit)
+            self._send_all(view, flags, None if not limit else self._driver.clock() + limit)
 
     def _send_all(self, data: bytes | memoryview, flags: int, deadline: float | None = None, *, partly: bool = False) -> int:
         """All of it; `partly`: what was taken counts, and an error comes with the next call (as in one system call)."""
@@ -560,7 +541,7 @@ class LowLevelSocket(stdlib.socket):
         total = self._call(POLLOUT, flags, self._open_core().send, data, flags)
         while total < size:
             core = self._open_core()
-            if deadline is not None and clock.monotonic() >= deadline:
+            if deadline is not None and self._driver.clock() >= deadline:
                 raise TimeoutError("timed out")
             try:
                 with memoryview(data)[total:] as rest:
@@ -610,27 +591,6 @@ class LowLevelSocket(stdlib.socket):
     def _send_file(self, descriptor: int, offset: int, count: int) -> int:
         """Bytes of a file, without making Python objects of them; 0 at its end."""
         return self._call(POLLOUT, 0, self._open_core().send_file, descriptor, offset, count)
-
-
-class _AbandonedDescriptor:
-    """Stands for the socket in `Driver.abandon` when it has a mirror."""
-
-    __slots__ = ("_descriptor", "_mirror")
-
-    def __init__(self, mirror: readiness.Mirror, descriptor: int):
-        self._mirror = mirror
-        self._descriptor = descriptor
-
-    def close(self, now: float) -> None:
-        if self._mirror.close(self._descriptor):
-            self._mirror.core.close(now)
-
-
-def _ancillary_size(value: Any) -> int:
-    value = operator.index(value)
-    if not 0 <= value <= arguments.INT_MAX:
-        raise ValueError("invalid ancillary data buffer length")
-    return value
 
 
 def _linger(core: SocketCore, seconds: int) -> None:

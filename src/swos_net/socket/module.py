@@ -15,7 +15,8 @@ from swos_net.capability import Capability, CapabilityError
 from swos_net.errors import os_error
 from swos_net.socket import arguments, readiness, resolver
 from swos_net.socket.constants import AF_INET, AF_INET6, SOCK_STREAM
-from swos_net.socket.lowlevel import AF_UNIX, LowLevelSocket, driver_of
+from swos_net.socket.handle import driver_of
+from swos_net.socket.lowlevel import AF_UNIX, LowLevelSocket
 
 # What of the C module does not go with a stack, or is made for it below
 _REPLACED = frozenset({

@@ -34,8 +34,10 @@ def expected(tcb: Tcb, segment: Segment, now: float) -> bool:
     if stamped and (segment.ts_val - tcb.ts_recent) & MASK >= 0x80000000:
         return False  # RFC 7323 5.3 R1
     if length:
-        if rcv_nxt + length > tcb.rcv_adv or (not advance and tcb.recovery.probe_end is not None):
+        if rcv_nxt + length > tcb.rcv_adv:
             return False
+        if not advance and (tcb.recovery.probe_end is not None or tcb.snd_wl1 > rcv_nxt):
+            return False  # SND.WL1: an ACK that came first was sent after it, and its window counts
     elif not advance:
         return False  # a duplicate
     if advance and not advance_in_order(tcb, segment, snd_una + advance, advance, now):

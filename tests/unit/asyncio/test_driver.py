@@ -398,6 +398,48 @@ class TestTheEnd:
         assert context["exception"].errno == errno.ENODEV and "client is no longer served" in context["message"]
         assert world.client_driver not in world.loop.drivers
 
+    def test_a_device_that_fails_when_something_is_sent(self, world, recorder):
+        """Found out where the loop sleeps, which goes on, with its other stack."""
+
+        def gone(batch):
+            raise OSError(errno.ENODEV, "gone")
+
+        async def main():
+            client, server = await world.connected()
+            world.pollers[0].ports[0].device.transmit = gone
+            client.transport.write(b"x")
+            error = await client.lost
+            server.transport.abort()
+            await server.lost
+            return error
+
+        assert world.run(main()).errno == errno.ENETDOWN
+        (context,) = world.reported
+        world.reported.clear()
+        assert context["exception"].errno == errno.ENODEV and "client is no longer served" in context["message"]
+        assert world.loop.drivers == [world.server_driver]
+
+    @pytest.mark.parametrize("how", ["receive", "transmit"])
+    def test_a_device_that_fails_while_a_thread_serves_it(self, world, how):
+        def gone(_):
+            raise OSError(errno.ENODEV, "gone")
+
+        with world.client.root.activate():
+            listener = socket.create_server((world.client_address, 9))
+        port = world.pollers[0].ports[0]
+        setattr(port.device, how, gone)
+        port.interface.queue_frame(bytes(60))
+        os.eventfd_write(port.device.fileno(), 1)
+        with pytest.raises(OSError) as caught:
+            listener.accept()
+        assert caught.value.errno == errno.ENETDOWN
+        if how == "receive":  # a descriptor that stays readable
+            world.run(asyncio.sleep(0.01))
+            assert world.loop.drivers == [world.server_driver]
+            assert world.reported.pop()["exception"].errno == errno.ENODEV and not world.reported
+        world.client_driver.stop()
+        listener.close()
+
     def test_what_is_still_to_be_delivered(self, world):
         """Nobody serves the stacks between two calls: `finish` does, for one of them."""
 

@@ -91,3 +91,24 @@ def test_a_link_of_ip_packets_has_no_link_addresses(kit):
     assert kit.received(second)[0][28:] == b"packet"
     first.close()
     second.close()
+
+
+def test_room_that_is_made_just_as_the_queue_was_found_full_is_not_missed(pair, kit):
+    """The other end reads in another thread: here, at the worst moment."""
+    first, second = pair
+    for _ in range(QUEUE_FRAMES // 64):
+        first.transmit(kit.udp_batch(*[b"x"] * 64))
+    queue = second._queue
+
+    class Raced(type(queue)):
+        def __len__(self):
+            found = super().__len__()
+            if found >= QUEUE_FRAMES:
+                second._queue = queue
+                kit.received(second)
+            return found
+
+    kit.received(first)
+    second._queue = Raced(queue)
+    batch = kit.udp_batch(b"late")
+    assert first.transmit(batch) or kit.readable(first)

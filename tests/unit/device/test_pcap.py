@@ -14,6 +14,7 @@ from swos_net.device.packets import PacketDevice
 from swos_net.device.pair import make_pair
 from swos_net.device.pcap import INBOUND, OUTBOUND, PcapTap
 from swos_net.link import Medium, Offload
+from swos_net.runtime.open_stack import open_stack
 
 START = 1_700_000_000_123_456_789
 
@@ -355,3 +356,20 @@ def test_wireshark_agrees(tmp_path, kit, format):
     assert sorted(line[2] for line in lines) == ["", "", "1", "1", "1", "1"]  # 1: good
     assert sorted(line[3] for line in lines) == ["", "", "", "", "1", "1"]
     assert max(int(line[4]) for line in lines) == 74 + len(data)
+
+
+def test_a_capture_can_be_read_while_nothing_happens(kit, tmp_path):
+    """What came and what was answered is in the file when the stack has nothing more to do."""
+    device, other = make_pair()
+    path = tmp_path / "capture.pcapng"
+    poller = open_stack(PcapTap(device, path), addresses=["10.0.0.1/24"], now=0.0)
+    now = 100.0
+    for deadline in iter(poller.next_deadline, None):  # announcements of the address
+        poller.poll(max(now, deadline))
+    before = len(read_pcapng(path.read_bytes())[2])
+    other.transmit(kit.udp_batch(b"x"))
+    while poller.poll(now):
+        pass
+    assert len(read_pcapng(path.read_bytes())[2]) > before
+    poller.ports[0].device.close()
+    other.close()

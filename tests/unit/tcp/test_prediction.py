@@ -43,7 +43,7 @@ def conversation(tcp, seed, stamps, congestion):
         return harness.arrives(flags, seq, ack, data, window, options)
 
     for _ in range(120):
-        what = chance.choice(("text",) * 9 + ("ack",) * 9 + ("send", "read", "time") * 2 + ("gap", "old", "window", "end"))
+        what = chance.choice(("text",) * 9 + ("ack",) * 9 + ("send", "read", "time") * 2 + ("gap", "old", "ahead", "window", "end"))
         sent = []
         if what == "text":
             data = bytes(chance.randint(1, MSS))
@@ -55,6 +55,8 @@ def conversation(tcp, seed, stamps, congestion):
             sent = arrives(peer_next + chance.randint(1, 3000), bytes(500))
         elif what == "old":
             sent = arrives(max(1, peer_next - chance.randint(1, 600)), bytes(chance.randint(1, 1200)))
+        elif what == "ahead":
+            sent = arrives(peer_next + chance.randint(1, 1500), window=chance.choice((30_000, 65535)))
         elif what == "window":
             sent = arrives(peer_next, window=chance.choice((0, 100, 65535)))
         elif what == "send" and not tcb.error:
@@ -94,3 +96,12 @@ def test_the_short_way_leads_to_the_same(tcp, monkeypatch, seed, stamps):
         assert mine[:2] == theirs[:2], step
         assert not {name: (value, theirs[2][name]) for name, value in mine[2].items() if value != theirs[2][name]}, (step, mine[0])
     assert any(taken), "otherwise nothing was compared"
+
+
+def test_the_window_of_an_overtaken_segment_is_old(tcp):
+    """RFC 9293 3.10.7.4: an ACK that came first, with a higher sequence number, said more lately how much may be sent."""
+    harness = tcp(sack=True).sending(1)
+    harness.output()
+    harness.arrives(ACK, 101, 1, window=60_000)
+    harness.arrives(ACK | PSH, 1, 1, bytes(100), window=500)
+    assert harness.tcb.rcv_nxt - harness.tcb.irs == 101 and harness.tcb.snd_wnd == 60_000
