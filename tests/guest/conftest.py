@@ -32,9 +32,9 @@ class Served:
         return [details for event, details in self.events if event == name]
 
 
-@pytest.fixture
-def serve() -> Iterator:
-    """serve(**options of VhostUserDevice) -> Served; everything ends with the test.
+@contextlib.contextmanager
+def serving() -> Iterator[Callable[..., Served]]:
+    """serve(**options of VhostUserDevice) -> Served; everything ends with the block.
 
     A thread serves it, unless another context is given: `runner`, which is called with the poller.
     """
@@ -50,4 +50,18 @@ def serve() -> Iterator:
             stack.enter_context(served.runner)
             return served
 
+        yield start
+
+
+@pytest.fixture
+def serve() -> Iterator[Callable[..., Served]]:
+    """`serving` for one test."""
+    with serving() as start:
+        yield start
+
+
+@pytest.fixture(scope="module")
+def serve_module() -> Iterator[Callable[..., Served]]:
+    """`serving` for all tests of a module."""
+    with serving() as start:
         yield start
