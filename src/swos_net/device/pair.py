@@ -1,5 +1,6 @@
 """Two devices in memory, each the other's far end: for tests and for stacks that live in one process."""
 
+import contextlib
 import os
 from collections import deque
 from threading import Lock
@@ -36,15 +37,7 @@ class PairDevice:
             if self._event is not None:
                 os.eventfd_write(self._event, 1)
 
-    def _drain(self) -> None:
-        try:
-            os.eventfd_read(self._event)
-        except BlockingIOError:
-            pass
-
     def receive(self, burst: Burst) -> int:
-        if self._event is not None and not self._queue:
-            self._drain()
         queue = self._queue
         while queue:
             frame, checksum, gso_type, gso_size = queue[0]
@@ -52,8 +45,9 @@ class PairDevice:
                 break
             queue.popleft()
         if not queue:
-            if self._event is not None and len(burst):
-                self._drain()
+            if self._event is not None:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(self._event)
             burst.more = bool(queue)  # in this order: what another thread adds now wakes
         peer = self.peer
         if peer is not None and peer._blocked:

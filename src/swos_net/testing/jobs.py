@@ -8,12 +8,10 @@ import threading
 from asyncio import AbstractEventLoop, TimerHandle
 from collections.abc import Callable
 from contextlib import suppress
-from select import POLLERR, POLLHUP, POLLNVAL
 from typing import Any
 
 from swos_net.errors import os_error
-
-ALWAYS = POLLERR | POLLHUP | POLLNVAL  # poll(2) reports these asked or not
+from swos_net.runtime.driver import ALWAYS
 
 
 class Job:

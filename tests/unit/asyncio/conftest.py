@@ -192,3 +192,11 @@ def threads():
 @pytest.fixture
 def recorder():
     return Recorder
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A file of 512,000 bytes."""
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(256)) * 2000)
+    return path

@@ -382,12 +382,6 @@ class TestTls:
 
 
 class TestFiles:
-    @pytest.fixture
-    def path(self, tmp_path):
-        path = tmp_path / "file"
-        path.write_bytes(bytes(range(256)) * 2000)
-        return path
-
     @pytest.mark.parametrize("offset, count", [(0, None), (1000, 70_000), (600_000, None)])
     def test_a_file_between_writes(self, world, path, recorder, offset, count):
         expected = path.read_bytes()[offset : None if count is None else offset + count]

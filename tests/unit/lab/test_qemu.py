@@ -26,9 +26,9 @@ def test_kvm_uses_the_hosts_processor_unless_told():
 
 
 def test_the_seeds_own_nic_on_aarch64():
-    line = joined(qemu.network_arguments("aarch64", qemu.vhost_user_network("/tmp/s")))
+    line = joined(qemu.network_arguments("aarch64", qemu.vhost_user_network("nic.sock")))
     assert line == (
-        "-chardev socket,id=c0,path=/tmp/s -netdev vhost-user,id=n0,chardev=c0 "
+        "-chardev socket,id=c0,path=nic.sock -netdev vhost-user,id=n0,chardev=c0 "
         "-global virtio-mmio.force-legacy=false "
         "-device virtio-net-device,netdev=n0,mac=52:54:00:12:34:56"
     )
@@ -47,7 +47,7 @@ def test_the_seeds_own_nic_on_aarch64():
 def test_msi_x_is_avoided_where_qemu_crashes_with_it(version, accelerator, vectors, expected):
     line = joined(
         qemu.network_arguments(
-            "x86_64", qemu.vhost_user_network("/tmp/s"), version=version, accelerator=accelerator, vectors=vectors
+            "x86_64", qemu.vhost_user_network("nic.sock"), version=version, accelerator=accelerator, vectors=vectors
         )
     )
     assert line.endswith(f"-device virtio-net-pci,netdev=n0,mac=52:54:00:12:34:56,romfile={expected}")
@@ -59,9 +59,9 @@ def test_user_networking_keeps_msi_x():
 
 
 def test_queue_pairs_reach_the_back_end_and_the_device():
-    network = qemu.vhost_user_network("/tmp/s", queue_pairs=2, reconnect=1)
+    network = qemu.vhost_user_network("nic.sock", queue_pairs=2, reconnect=1)
     line = joined(qemu.network_arguments("x86_64", network, version=(10, 0)))
-    assert "path=/tmp/s,reconnect=1 " in line
+    assert "path=nic.sock,reconnect=1 " in line
     assert "chardev=c0,queues=2 " in line and "mq=on,romfile=,vectors=6" in line
     assert "mq=on" in joined(qemu.network_arguments("aarch64", network)) and "vectors" not in joined(
         qemu.network_arguments("aarch64", network)
@@ -69,12 +69,12 @@ def test_queue_pairs_reach_the_back_end_and_the_device():
 
 
 def test_qemu_may_be_the_one_that_listens():
-    assert "path=/tmp/s,server=on,wait=off " in joined(qemu.vhost_user_network("/tmp/s", server=True).arguments)
+    assert "path=nic.sock,server=on,wait=off " in joined(qemu.vhost_user_network("nic.sock", server=True).arguments)
 
 
 def test_pci_on_aarch64_is_a_choice():
     line = joined(
-        qemu.network_arguments("aarch64", qemu.vhost_user_network("/tmp/s"), transport="pci", device="csum=off")
+        qemu.network_arguments("aarch64", qemu.vhost_user_network("nic.sock"), transport="pci", device="csum=off")
     )
     assert "virtio-net-pci" in line and "force-legacy" not in line and line.endswith("vectors=0,csum=off")
 
