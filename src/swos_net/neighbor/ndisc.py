@@ -21,8 +21,8 @@ from swos_net.address import (
     solicited_node,
 )
 from swos_net.config import NeighborConfig
-from swos_net.errors import WireError
 from swos_net.neighbor.cache import NeighborCache
+from swos_net.neighbor.nd_check import parse_valid
 from swos_net.wire import ndisc
 from swos_net.wire.ndisc import (
     NdOptions,
@@ -254,18 +254,10 @@ class NeighborDiscovery:
         self, source: bytes, destination: bytes, hop_limit: int, message: bytes, link_source: bytes | None, now: float
     ) -> None:
         """An ICMPv6 message of type 133 to 137 from its type byte on; `link_source` is whom the frame came from."""
-        try:
-            record = ndisc.parse(message, source, destination)
-        except WireError:
-            self.counters.malformed += 1
+        record = parse_valid(message, source, destination, hop_limit, self.counters)
+        if record is None:
             return
-        try:
-            ndisc.validate(record, source, destination, hop_limit)
-        except WireError:
-            self.counters.invalid += 1
-            return
-        # A mapped or group address as source would be another's entry in the cache.
-        if is_multicast(source) or is_ipv4(source) or not self._link_addresses_usable(record.options):
+        if not self._link_addresses_usable(record.options):
             self.counters.invalid += 1
             return
         kind = type(record)

@@ -10,9 +10,10 @@ from collections import deque
 from dataclasses import dataclass
 from random import Random
 
-from swos_net.address import ALL_NODES6, UNSPECIFIED6, is_ipv4, is_multicast
-from swos_net.errors import WireError, os_error
+from swos_net.address import ALL_NODES6, UNSPECIFIED6, is_ipv4
+from swos_net.errors import os_error
 from swos_net.neighbor.cache import NeighborCache
+from swos_net.neighbor.nd_check import parse_valid
 from swos_net.wire import ndisc
 from swos_net.wire.ndisc import (
     NdOptions,
@@ -140,17 +141,10 @@ class RouterAdvertiser:
         be passed that is passed to `NeighborDiscovery`."""
         if self._multicast_at is None or self._final_left or message[:1] != bytes((ndisc.ROUTER_SOLICITATION,)):
             return
-        try:
-            record = ndisc.parse(message, source, destination)
-        except WireError:
-            self.counters.malformed += 1
+        record = parse_valid(message, source, destination, hop_limit, self.counters)
+        if record is None:
             return
-        try:
-            ndisc.validate(record, source, destination, hop_limit)
-        except WireError:
-            self.counters.invalid += 1
-            return
-        if is_multicast(source) or is_ipv4(source) or source == self.source:
+        if source == self.source:
             self.counters.invalid += 1
             return
         self._solicitation_received(source, record, now)

@@ -5,6 +5,7 @@ them to the transmission control block once it exists.
 """
 
 import errno
+from collections.abc import Callable
 from typing import Any
 
 from swos_net.errors import os_error
@@ -139,24 +140,14 @@ def _traffic_class(endpoint: TcpEndpoint, value: int, now: float) -> None:
     endpoint.path.c.traffic_class = value
 
 
-def _hop_limit4(endpoint: TcpEndpoint, value: int, now: float) -> None:
-    if endpoint.connection.ipv4:
-        _hop_limit(endpoint, value, now)
+def _only(act: Callable[[TcpEndpoint, int, float], None], *, ipv4: bool) -> Callable[[TcpEndpoint, int, float], None]:
+    """`act` on connections over IPv4, or over IPv6: an IPv6 socket keeps values for both."""
 
+    def act_if(endpoint: TcpEndpoint, value: int, now: float) -> None:
+        if endpoint.connection.ipv4 is ipv4:
+            act(endpoint, value, now)
 
-def _hop_limit6(endpoint: TcpEndpoint, value: int, now: float) -> None:
-    if not endpoint.connection.ipv4:
-        _hop_limit(endpoint, value, now)
-
-
-def _traffic_class4(endpoint: TcpEndpoint, value: int, now: float) -> None:
-    if endpoint.connection.ipv4:
-        _traffic_class(endpoint, value, now)
-
-
-def _traffic_class6(endpoint: TcpEndpoint, value: int, now: float) -> None:
-    if not endpoint.connection.ipv4:
-        _traffic_class(endpoint, value, now)
+    return act_if
 
 
 _ACTIONS = {
@@ -165,7 +156,8 @@ _ACTIONS = {
     "syn_count": _syn_count, "user_timeout": _user_timeout, "quick_ack": _quick_ack, "congestion": _congestion,
     "send_buffer": _send_buffer, "receive_buffer": _receive_buffer, "window_clamp": _window_clamp, "orphan_time": _orphan_time,
     "defer_accept": _defer_accept, "not_sent_low": _not_sent_low, "receive_low": _receive_low, "pacing_rate": _pacing_rate,
-    "ttl": _hop_limit4, "hops": _hop_limit6, "tos": _traffic_class4, "tclass": _traffic_class6,
+    "ttl": _only(_hop_limit, ipv4=True), "hops": _only(_hop_limit, ipv4=False),
+    "tos": _only(_traffic_class, ipv4=True), "tclass": _only(_traffic_class, ipv4=False),
 }  # fmt: skip
 
 

@@ -1,15 +1,7 @@
-"""An incoming segment as TCP sees it, and the flag bits."""
+"""An incoming segment as TCP sees it, with the flag bits of its header."""
 
 from swos_net.dataplane.burst import BytesPayload, FramePayload
-
-FIN = 0x01
-SYN = 0x02
-RST = 0x04
-PSH = 0x08
-ACK = 0x10
-URG = 0x20
-ECE = 0x40
-CWR = 0x80
+from swos_net.wire.tcp import ACK, CWR, ECE, FIN, PSH, RST, SYN, URG  # bits of `Segment.flags`, imported from here
 
 HAS_TIMESTAMPS = 1
 HAS_SACK = 2

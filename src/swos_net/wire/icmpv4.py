@@ -1,16 +1,15 @@
 """ICMPv4 messages.
 
-Read first: RFC 792, RFC 1191 4 (next-hop MTU), RFC 1812 4.3.2.3 (how much is quoted).  When an error may be sent is
-decided in `swos_net.icmp`.
+Read first: icmp.py, RFC 792, RFC 1191 4 (next-hop MTU), RFC 1812 4.3.2.3 (how much is quoted).  When an error may
+be sent is decided in `swos_net.icmp`.
 """
 
-import struct
 from dataclasses import dataclass
 
 from swos_net.errors import WireError
 from swos_net.wire.checksum import internet_checksum
+from swos_net.wire.icmp import HEADER, HEADER_LENGTH, IcmpMessage
 
-HEADER_LENGTH = 8
 # RFC 1812 4.3.2.3: an error is as long as it can be without exceeding 576 bytes
 QUOTE_MAX = 576 - 20 - HEADER_LENGTH
 
@@ -35,29 +34,12 @@ ADMINISTRATIVELY_PROHIBITED = 13
 TTL_EXCEEDED = 0
 REASSEMBLY_TIME_EXCEEDED = 1
 
-_HEADER = struct.Struct("!BBHI")
 _ERRORS = frozenset((DESTINATION_UNREACHABLE, SOURCE_QUENCH, REDIRECT, TIME_EXCEEDED, PARAMETER_PROBLEM))
 
 
 @dataclass(slots=True)
-class Icmpv4Message:
-    """`rest` is the second 32-bit word, whose meaning follows from the type: see the properties.  `payload` is echo
-    data, or the quoted packet of an error."""
-
-    type: int
-    code: int
-    rest: int
-    payload: bytes
-
-    @property
-    def identifier(self) -> int:
-        """Of an echo message."""
-        return self.rest >> 16
-
-    @property
-    def sequence(self) -> int:
-        """Of an echo message."""
-        return self.rest & 0xFFFF
+class Icmpv4Message(IcmpMessage):
+    """`rest` of an error says more: see the properties."""
 
     @property
     def next_hop_mtu(self) -> int:
@@ -76,14 +58,14 @@ def parse(data: bytes) -> Icmpv4Message:
         raise WireError("truncated")
     if internet_checksum(data) != 0:
         raise WireError("bad_icmp_checksum")
-    kind, code, _checksum, rest = _HEADER.unpack_from(data)
+    kind, code, _checksum, rest = HEADER.unpack_from(data)
     return Icmpv4Message(kind, code, rest, bytes(data[HEADER_LENGTH:]))
 
 
 def emit(message: Icmpv4Message) -> bytes:
     initial = message.type << 8 | message.code
     checksum = internet_checksum(message.payload, initial + message.rest)
-    return _HEADER.pack(message.type, message.code, checksum, message.rest) + message.payload
+    return HEADER.pack(message.type, message.code, checksum, message.rest) + message.payload
 
 
 def is_error(kind: int) -> bool:

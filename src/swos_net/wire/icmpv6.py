@@ -1,18 +1,17 @@
 """ICMPv6 messages other than Neighbor Discovery.
 
-Read first: RFC 4443.  Neighbor Discovery messages are in `ndisc`, over the same checksum.  When an error may be
-sent is decided in `swos_net.icmp`.
+Read first: icmp.py, RFC 4443.  Neighbor Discovery messages are in `ndisc`, over the same checksum.  When an error
+may be sent is decided in `swos_net.icmp`.
 """
 
-import struct
 from dataclasses import dataclass
 
 from swos_net.errors import WireError
 from swos_net.wire.checksum import internet_checksum, pseudo_header_sum
+from swos_net.wire.icmp import HEADER, HEADER_LENGTH, IcmpMessage
 from swos_net.wire.ipv6 import MINIMUM_MTU, PROTOCOL_ICMPV6
 from swos_net.wire.ipv6 import HEADER_LENGTH as IPV6_HEADER_LENGTH
 
-HEADER_LENGTH = 8
 # RFC 4443 2.4 (c): an error is as long as it can be without exceeding the minimum IPv6 MTU
 QUOTE_MAX = MINIMUM_MTU - IPV6_HEADER_LENGTH - HEADER_LENGTH
 
@@ -40,28 +39,10 @@ ERRONEOUS_FIELD = 0
 UNRECOGNIZED_NEXT_HEADER = 1
 UNRECOGNIZED_OPTION = 2
 
-_HEADER = struct.Struct("!BBHI")
-
 
 @dataclass(slots=True)
-class Icmpv6Message:
-    """`rest` is the second 32-bit word, whose meaning follows from the type: see the properties.  `payload` is echo
-    data, or the quoted packet of an error."""
-
-    type: int
-    code: int
-    rest: int
-    payload: bytes
-
-    @property
-    def identifier(self) -> int:
-        """Of an echo message."""
-        return self.rest >> 16
-
-    @property
-    def sequence(self) -> int:
-        """Of an echo message."""
-        return self.rest & 0xFFFF
+class Icmpv6Message(IcmpMessage):
+    """`rest` of an error says more: see the properties."""
 
     @property
     def mtu(self) -> int:
@@ -85,13 +66,13 @@ def parse(data: bytes, source: bytes, destination: bytes) -> Icmpv6Message:
         raise WireError("truncated")
     if checksum(data, source, destination) != 0:
         raise WireError("bad_icmp_checksum")
-    kind, code, _checksum, rest = _HEADER.unpack_from(data)
+    kind, code, _checksum, rest = HEADER.unpack_from(data)
     return Icmpv6Message(kind, code, rest, bytes(data[HEADER_LENGTH:]))
 
 
 def emit(message: Icmpv6Message, source: bytes, destination: bytes) -> bytes:
     """A message with its checksum, from and to these addresses."""
-    raw = _HEADER.pack(message.type, message.code, 0, message.rest) + message.payload
+    raw = HEADER.pack(message.type, message.code, 0, message.rest) + message.payload
     return raw[:2] + checksum(raw, source, destination).to_bytes(2, "big") + raw[4:]
 
 
