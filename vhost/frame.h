@@ -43,6 +43,7 @@
 #define FRAME_BAD_OFFLOAD 11
 #define FRAME_BAD_SOURCE 12
 #define FRAME_MERGED 13 /* not a fault: its payload belongs to an earlier frame's run */
+#define FRAME_TAKEN 14  /* not a fault: tcp_flow.c has taken it in */
 
 /* frame_record.flags */
 #define FRAME_LINK_BROADCAST 1

@@ -58,6 +58,7 @@ class TcpConfig:
     syn_in_window: bool = False        # a SYN in the window resets (RFC 793 instead of RFC 5961 4.2)
     drop_syn_fin: bool = False         # segments with both are not looked at
     ignore_reset_in_time_wait: bool = True  # RFC 1337 3, fix F1
+    lending: bool = True               # the data plane looks after connections while nothing unusual happens
     # what RFCs leave open, "linux" or "freebsd": the order of options, PSH on super-segments, timestamps on RST, whether
     # an ACK repeats a FIN, whether text beyond the advertised window is taken while the buffer has room, whether TIME-WAIT
     # answers segments without ACK

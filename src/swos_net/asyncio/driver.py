@@ -127,7 +127,7 @@ class LoopDriver(LockedDriver):
     def delivering(self) -> bool:
         """Whether what was sent by connections that are closed by now is still on its way."""
         with self.lock:
-            return any(flow.connection.delivering for flow in self.stack.tcp.flows.values())
+            return any(flow.delivering for flow in self.stack.tcp.flows.values())
 
     def _device_failed(self, error: OSError, now: float) -> None:
         """Gone for good: everybody hears of it, once.  With the lock held."""

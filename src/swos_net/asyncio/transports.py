@@ -123,7 +123,9 @@ class _CoreTransport(_FlowControlMixin):
             try:
                 for _ in range(READS_PER_TURN):
                     more = READ_EVENTS  # should the callback not return
-                    self._read_ready()
+                    if self._read_ready() and pending & READ_EVENTS == select.POLLIN:
+                        more = 0  # what comes from now on is told anew
+                        break
                     with self._lock:
                         more = 0 if self._paused or self._closing or self._at_end else self._core.poll() & READ_EVENTS
                     if not more:
@@ -135,7 +137,8 @@ class _CoreTransport(_FlowControlMixin):
         if pending & WRITE_EVENTS and self._core is not None:
             self._write_ready()
 
-    def _read_ready(self) -> None:
+    def _read_ready(self) -> bool:
+        """Reads once; True when it took all there was."""
         raise NotImplementedError
 
     def _write_ready(self) -> None:
@@ -271,14 +274,17 @@ class StreamTransport(_CoreTransport):
 
     # Reading
 
-    def _read_ready(self) -> None:
+    def _read_ready(self) -> bool:
         if self._conn_lost or self._at_end:
-            return
-        taken = self._read_into_buffer() if self._buffered else self._read_bytes()
-        if taken is None:
-            return
-        if not taken:
+            return False
+        if self._buffered:
+            taken, drained = self._read_into_buffer(), False
+        else:
+            taken = self._read_bytes()
+            drained = bool(taken) and taken < self.max_size
+        if taken == 0:
             self._end_of_stream()
+        return drained
 
     def _read_bytes(self) -> int | None:
         """How many bytes the protocol got, 0 at the end of the stream, None for nothing now or a failure."""
@@ -512,19 +518,20 @@ class DatagramTransport(_CoreTransport, asyncio.DatagramTransport):
         self._address = address
         super().__init__(loop, deliveries, core, protocol, waiter, extra, None, sock)
 
-    def _read_ready(self) -> None:
+    def _read_ready(self) -> bool:
         for _ in itertools.repeat(None, DATAGRAMS_PER_TURN):
             if self._conn_lost or self._paused or self._closing:
-                return
+                return False
             try:
                 with self._lock:
                     data, address = self._core.receive_from(self.max_size, 0, self._loop.time())
             except BlockingIOError:
-                return
+                return True
             except OSError as error:
                 self._tell("error_received", error)
             else:
                 self._tell("datagram_received", data, address)
+        return False
 
     def _tell(self, name: str, *arguments: Any) -> None:
         """A protocol's mistake is reported, and costs this datagram only."""

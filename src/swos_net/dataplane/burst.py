@@ -29,7 +29,8 @@ class DropReason(IntEnum):
     HEADERS_TOO_LONG = lib.FRAME_HEADERS_TOO_LONG
     BAD_OFFLOAD = lib.FRAME_BAD_OFFLOAD
     BAD_SOURCE = lib.FRAME_BAD_SOURCE
-    MERGED = lib.FRAME_MERGED  # no fault
+    MERGED = lib.FRAME_MERGED  # no fault, as the next
+    TAKEN = lib.FRAME_TAKEN
     NOT_FOR_US = 32
     NO_SOCKET = 33
     NOT_ALLOWED = 34

@@ -156,7 +156,7 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
 
     def _continue_connecting(self, now: float) -> None:
         endpoint = self.endpoint
-        state = endpoint.connection.state
+        state = endpoint.state
         if state is State.SYN_SENT or state is State.SYN_RECEIVED:
             raise BlockingIOError(errno.EALREADY, "Operation already in progress")
         error = endpoint.take_error()
@@ -189,15 +189,14 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
 
     def send(self, data, flags: int, now: float) -> int:
         endpoint = self.endpoint
-        if endpoint is None or flags & _RARE_SEND or self._more or endpoint.connection.tcb.state < _ESTABLISHED:
+        if endpoint is None or flags & _RARE_SEND or self._more or endpoint.state < _ESTABLISHED:
             self._before_send(flags)
             endpoint = self.endpoint
         if data.__class__ is not bytes:
             data = memoryview(data).cast("B")
         taken = endpoint.send(data, now)
         if not taken and len(data):
-            endpoint.connection.tcb.was_full = True
-            would_block()
+            would_block()  # the endpoint says when there is room
         return taken
 
     def _before_send(self, flags: int) -> None:
@@ -248,11 +247,10 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
 
     def send_file(self, descriptor: int, offset: int | None, count: int, now: float) -> int:
         endpoint = self.endpoint
-        if endpoint is None or self._more or endpoint.connection.tcb.state < _ESTABLISHED:
+        if endpoint is None or self._more or endpoint.state < _ESTABLISHED:
             self._before_send(0)
         taken = endpoint.send_file(descriptor, offset, count, now)
-        if not taken and count and not endpoint.connection.send_room:
-            endpoint.connection.tcb.was_full = True
+        if not taken and count and not endpoint.send_room:
             would_block()
         return taken
 
@@ -342,9 +340,9 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
                 listener.notify(POLL_READABLE | POLLHUP)
             return
         endpoint = self.endpoint
-        if endpoint is None or endpoint.connection.state is State.CLOSED:
+        if endpoint is None or endpoint.state is State.CLOSED:
             raise os_error(errno.ENOTCONN, "the socket is not connected")
-        if endpoint.connection.state is State.SYN_SENT:
+        if endpoint.state is State.SYN_SENT:
             self._disconnect(now)
             return
         if how != SHUT_RD:
@@ -376,7 +374,7 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
     @property
     def delivering(self) -> bool:
         """Whether a closed socket's data is still on its way."""
-        return self._leaving is not None and self._leaving.connection.delivering
+        return self._leaving is not None and self._leaving.delivering
 
     # What options do
 
@@ -414,7 +412,7 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
 
     def path(self) -> tuple[bytes | None, Any]:
         endpoint = self.endpoint
-        if endpoint is None or endpoint.connection.state is State.CLOSED:
+        if endpoint is None or endpoint.state is State.CLOSED:
             return None, None
         return endpoint.remote, endpoint.interface
 
@@ -437,7 +435,7 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
     def getpeername(self) -> Address:
         self.check_open()
         endpoint = self.endpoint
-        if endpoint is None or endpoint.connection.state < State.SYN_RECEIVED:
+        if endpoint is None or endpoint.state < State.SYN_RECEIVED:
             raise os_error(errno.ENOTCONN, "the socket has no peer")
         return self.name(endpoint.remote, endpoint.remote_port, endpoint.interface.number)
 
@@ -459,6 +457,10 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
         endpoint = self.endpoint
         if endpoint is None:
             return POLL_WRITABLE | POLLHUP
+        lent = endpoint.lent
+        if lent is not None:
+            mask = POLL_READABLE if lent.readable else 0
+            return mask | POLL_WRITABLE if lent.writable else mask
         connection = endpoint.connection
         tcb = connection.tcb
         state = tcb.state
@@ -491,7 +493,7 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
         if endpoint is None or request == SIOCATMARK:
             return 0
         if request == SIOCINQ:
-            return endpoint.connection.readable
+            return endpoint.readable
         tcb = endpoint.connection.tcb
         if tcb.state < _ESTABLISHED:
             return 0

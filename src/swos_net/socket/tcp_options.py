@@ -175,7 +175,7 @@ def _put_maximum_segment(core, value: int, now: float) -> None:
 
 
 def _get_maximum_segment(core, now: float) -> int:
-    if core.endpoint is None or core.endpoint.connection.state is State.CLOSED:
+    if core.endpoint is None or core.endpoint.state is State.CLOSED:
         return core.option("maximum_segment") or MSS_UNCONNECTED
     return core.endpoint.connection.tcb.mss
 
@@ -224,7 +224,7 @@ def _put_defer_accept(core, value: int, now: float) -> int:
 
 def _put_window_clamp(core, value: int, now: float) -> int:
     if not value:
-        if core.endpoint is not None and core.endpoint.connection.state is not State.CLOSED:
+        if core.endpoint is not None and core.endpoint.state is not State.CLOSED:
             raise os_error(errno.EINVAL, "the clamp of a connection is not taken away")
         return 0
     value = max(value, WINDOW_MIN // 2)

@@ -25,7 +25,7 @@ ETHERTYPE_ARP = 0x0806
 FRAGMENT = int(FrameFlag.FRAGMENT)
 HOP_BY_HOP = int(FrameFlag.HOP_BY_HOP)
 LINK_GROUP = int(FrameFlag.LINK_BROADCAST | FrameFlag.LINK_MULTICAST)
-MERGED = int(DropReason.MERGED)
+NO_FAULT = (int(DropReason.MERGED), int(DropReason.TAKEN))
 BAD_EXTENSION = int(DropReason.BAD_EXTENSION)
 UNKNOWN_PROTOCOL = int(FrameFlag.UNKNOWN_PROTOCOL)
 LOOK_AT_OPTIONS = HAS_SACK | HAS_OTHER_OPTIONS
@@ -53,15 +53,20 @@ class IpInput:
         pointer = burst.c
         if pointer.count > 1:
             burst.merge_runs()
-        tcp_segments = 0
+        tcp_segments, left = 0, pointer.count
+        lending = self.stack.lending
+        if lending.count:
+            tcp_segments, left = lending.receive(burst, now)
+            if tcp_segments and self.stack.trimmer.resting:
+                self.stack.trimmer.wake(now)
         touched: list = []  # connections that tell their watchers once for the whole burst
         last = None
-        for index, record in enumerate(burst.records()):
+        for index, record in enumerate(burst.records() if left else ()):
             (flow, verdict, _ethertype, protocol, _hop_limit, traffic_class, flags, tcp_flags, options, window, network,
              transport, payload_offset, _segment_size, payload_length, frame_length, seq, ack, ts_val, ts_ecr,
              _fragment_offset, _more, _identification, _run) = record  # fmt: skip
             if verdict:
-                if verdict != MERGED:
+                if verdict not in NO_FAULT:
                     counters.drop(DropReason(verdict))
                     if verdict == BAD_EXTENSION and self._for_us(interface, burst, index, flags):
                         packet = burst.copy(index, network, frame_length - network)

@@ -43,6 +43,7 @@ from swos_net.stack.groups import Groups
 from swos_net.stack.icmp_handler import IcmpHandler
 from swos_net.stack.interface import Interface
 from swos_net.stack.ip_input import IpInput
+from swos_net.stack.lending import Lending
 from swos_net.stack.loopback import LoopbackInterface
 from swos_net.stack.raw_endpoint import RawDemux
 from swos_net.stack.tcp_demux import TcpDemux, flow_key
@@ -82,6 +83,7 @@ class Stack:
         self.groups = Groups(self)
         self.loopback = LoopbackInterface(self)
         self.tcp = TcpDemux(self)
+        self.lending = Lending(self.secret)
         self.udp = UdpDemux(self)
         self.raw = RawDemux(self)
         self.icmp = IcmpHandler(self)

@@ -1,14 +1,17 @@
 """TCP endpoints: a `tcp.Connection` or `tcp.Listener` tied to addresses, a path, deadlines and watchers.
 
 Read first: tcp/connection.py.  A call of the user and an arriving segment end in the same place: `changed` tells
-watchers, marks the endpoint for output and sees to its deadline.
+watchers, marks the endpoint for output and sees to its deadline.  While all goes well the connection is lent to the data
+plane (lending.py): the calls of the hot path then go there, and every other use of `connection` brings it back.
 """
 
 import errno
 from collections.abc import Callable
 
 from swos_net.capability import Capability
+from swos_net.dataplane import tcp_flow
 from swos_net.dataplane.batch import Batch, FlowPath
+from swos_net.dataplane.tcp_flow import LentFlow
 from swos_net.errors import os_error
 from swos_net.stack.endpoint import Endpoint, Ready
 from swos_net.stack.ports import PortClaim
@@ -28,20 +31,27 @@ _READY_OF_EVENT = {
     Event.CLOSED: Ready.READABLE | Ready.WRITABLE | Ready.HANGUP,
 }
 _ONLY_READABLE = [Event.READABLE]
+LEND_AFTER = 8  # turns of output, or of a loan's segments, that show a connection to be worth lending
+LEND_AFTER_MAX = 256  # when loans have been short
+_MORE = tcp_flow.OUTPUT << 8
+_SCHEDULE = tcp_flow.EARLIER << 8
+_OURS = tcp_flow.NOT_MINE << 8
 
 
 class TcpEndpoint(Endpoint):
     """One connection."""
 
     __slots__ = (
-        "_error_told", "connection", "flow", "interface", "listener", "next_hop", "output_pending", "path", "remote",
-        "remote_port", "reuse", "scheduled",
+        "_connection", "_error_told", "_lend_after", "_turns", "flow", "interface", "lent", "listener", "next_hop", "output_pending",
+        "path", "remote", "remote_port", "reuse", "scheduled",
     )  # fmt: skip
 
     def __init__(self, stack, capability: Capability, connection: Connection, flow: bytes, local: bytes, local_port: int,
                  remote: bytes, remote_port: int, interface, next_hop: bytes, listener: "TcpListener | None" = None):  # fmt: skip
         super().__init__(stack, capability, local, local_port)
-        self.connection = connection
+        self._connection = connection
+        self.lent: LentFlow | None = None  # where the connection is while the data plane has it
+        self._turns = self._lend_after = LEND_AFTER if stack.config.tcp.lending else 0
         self.flow = flow
         self.remote = remote
         self.remote_port = remote_port
@@ -54,7 +64,27 @@ class TcpEndpoint(Endpoint):
         self.scheduled: float | None = None
         self._error_told = False
 
+    @property
+    def connection(self) -> Connection:
+        """The connection, here to be looked at and changed."""
+        if self.lent is not None:
+            self._take_back()
+        return self._connection
+
+    def _take_back(self) -> None:
+        lent, self.lent = self.lent, None
+        connection = self._connection
+        self.stack.lending.take_back(lent, connection)
+        if connection.tcb.segments_in - lent.segments_before >= LEND_AFTER:
+            self._lend_after = LEND_AFTER
+        else:
+            self._lend_after = min(2 * self._lend_after, LEND_AFTER_MAX)
+        self._turns = self._lend_after
+
     def ready(self) -> int:
+        lent = self.lent
+        if lent is not None:
+            return (Ready.READABLE if lent.readable else Ready.NONE) | (Ready.WRITABLE if lent.writable else Ready.NONE)
         connection = self.connection
         mask = Ready.NONE
         if connection.readable_enough or connection.at_end:
@@ -87,13 +117,41 @@ class TcpEndpoint(Endpoint):
             raise os_error(error, f"connection to {self.stack.describe(self.remote, self.remote_port)}")
 
     @property
+    def state(self) -> State:
+        return self._connection.state  # which does not change while it is lent
+
+    @property
     def connected(self) -> bool:
-        return self.connection.state > State.SYN_RECEIVED
+        return self.state > State.SYN_RECEIVED
+
+    @property
+    def at_end(self) -> bool:
+        """Whether nothing more will ever be readable."""
+        return self.lent is None and self._connection.at_end
+
+    @property
+    def delivering(self) -> bool:
+        """Whether the user has let go and the peer has not acknowledged everything yet."""
+        return self.lent is None and self._connection.delivering
+
+    @property
+    def readable(self) -> int:
+        """Bytes that `receive` would give now."""
+        return self._connection.readable if self.lent is None else self.lent.readable
+
+    @property
+    def send_room(self) -> int:
+        """Bytes that `send` would take now."""
+        return self._connection.send_room if self.lent is None else self.lent.send_room
 
     # The user's calls; each needs `now` because the core reads no clock
 
     def send(self, data, now: float) -> int:
         """Queues bytes; 0 when there is no room now.  BrokenPipeError, or the connection's failure."""
+        if self.lent is not None:
+            taken = self.lent.send(data)
+            self.want_output()
+            return taken
         if self.connection.tcb.error:
             self.raise_error()
         taken = self.connection.send(data)
@@ -102,6 +160,10 @@ class TcpEndpoint(Endpoint):
 
     def send_file(self, descriptor: int, offset: int | None, length: int, now: float) -> int:
         """Queues bytes straight from a file; 0 when there is no room now or the file has ended."""
+        if self.lent is not None:
+            taken = self.lent.send_file(descriptor, offset, length)
+            self.want_output()
+            return taken
         if self.connection.tcb.error:
             self.raise_error()
         taken = self.connection.send_file(descriptor, offset, length)
@@ -110,6 +172,11 @@ class TcpEndpoint(Endpoint):
 
     def receive(self, length: int, now: float) -> bytes | None:
         """Takes up to `length` bytes; None when there are none yet, b"" at the end of the stream."""
+        if self.lent is not None:
+            data, output = self.lent.receive(length)
+            if output:
+                self.want_output()
+            return data if data or not length and self.lent.readable else None
         connection = self.connection
         data = connection.receive(length)
         if not data and (length or not connection.readable):
@@ -120,6 +187,11 @@ class TcpEndpoint(Endpoint):
 
     def receive_into(self, buffer, now: float, length: int | None = None) -> int | None:
         """Takes bytes into a writable buffer; None when there are none yet, 0 at the end of the stream."""
+        if self.lent is not None:
+            taken, output = self.lent.receive_into(buffer, length)
+            if output:
+                self.want_output()
+            return taken if taken or self.lent.readable else None
         connection = self.connection
         taken = connection.receive_into(buffer, length)
         if not taken and not connection.readable:
@@ -130,7 +202,7 @@ class TcpEndpoint(Endpoint):
 
     def peek(self, length: int) -> bytes | None:
         """What `receive` would give, left where it is."""
-        ring = self.connection.tcb.receive_ring
+        ring = self._connection.tcb.receive_ring
         return ring.peek(length) if ring is not None and len(ring) else self._nothing_readable()
 
     def _nothing_readable(self) -> bytes | None:
@@ -181,8 +253,10 @@ class TcpEndpoint(Endpoint):
         self.changed(now)
 
     def next_deadline(self) -> float | None:
+        if self.lent is not None:
+            return self.lent.next_deadline(self.scheduled)
         # what came of output is told at the next turn: no watcher is called while a batch is being filled
-        tcb = self.connection.tcb
+        tcb = self._connection.tcb
         return 0.0 if tcb.events else tcb.timers.next_deadline()
 
     def path_error(self, code: int, now: float) -> None:
@@ -191,23 +265,28 @@ class TcpEndpoint(Endpoint):
 
     def changed(self, now: float) -> None:
         """To be called after anything that the connection may answer, tell or wait for."""
-        connection = self.connection
+        connection = self._connection
         if connection.tcb.events:
             self.events_happened()
         if self.output_pending:
             return  # what goes out sees to the deadline
         if connection.has_output:
+            self.want_output()
+        else:
+            self.stack.deadlines.schedule(self)
+
+    def want_output(self) -> None:
+        """The link will be asked to take what there is."""
+        if not self.output_pending:
             self.output_pending = True
             interface = self.interface
             interface.output_ready.append(self)
             if interface.wants_output is not None:
                 interface.wants_output()
-        else:
-            self.stack.deadlines.schedule(self)
 
     def events_happened(self) -> None:
         """Tells the owner, the listener and the watchers what the connection reports."""
-        events = self.connection.tcb.events
+        events = self._connection.tcb.events
         if events == _ONLY_READABLE:
             events.clear()
             self.notify(Ready.READABLE)
@@ -241,14 +320,32 @@ class TcpEndpoint(Endpoint):
         path = self.path
         if link_address != path.link_destination:
             path.set_link(interface.link.address, link_address)
-        batch.path = path.pointer
         before = batch.count
+        if self.lent is not None:
+            result = self.lent.transmit(batch, now)
+            self.stack.counters["TcpOutSegs"] += batch.count - before
+            if result & _SCHEDULE:
+                self.stack.deadlines.schedule(self)
+            if not result & _OURS:
+                return bool(result & _MORE)
+            before = batch.count
+        batch.path = path.pointer
         more = segments_to_send(self.connection.tcb, now, batch, batch.room)
         if batch.count > before:
             batch.kept.append(path)
             self.stack.counters["TcpOutSegs"] += batch.count - before
+        if self._turns and not more:
+            self._turns -= 1
+            if not self._turns:
+                self.lent = self.stack.lending.lend(self)
+                self._turns = self._lend_after
         self.stack.deadlines.schedule(self)
         return more
+
+    def trim(self, idle_since: float) -> None:
+        """Gives back the memory of queues that are empty; a connection that is lent and was used since keeps it."""
+        if self.lent is None or self.lent.c.state.last_received < idle_since:
+            self.connection.trim()
 
     def _transmit_later(self, now: float) -> bool:
         """The neighbour is not known yet: packets wait with it, as complete IP packets."""

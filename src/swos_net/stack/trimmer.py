@@ -33,7 +33,7 @@ class Trimmer:
         if not self._left:
             self._left = list(self.stack.tcp.flows.values())
         for _ in range(min(SLICE, len(self._left))):
-            self._left.pop().connection.trim()
+            self._left.pop().trim(now - INTERVAL)
         arrived = self.stack.counters["TcpInSegs"]
         if self._left:
             self._due = now + SLICE_PAUSE

@@ -189,7 +189,7 @@ class Stream:
 
     @property
     def state(self) -> State:
-        return self.endpoint.connection.state
+        return self.endpoint.state
 
     @property
     def connected(self) -> bool:
@@ -199,7 +199,7 @@ class Stream:
     @property
     def ended(self) -> bool:
         """Whether nothing more will be received: the peer closed, or the connection failed."""
-        return self.endpoint.connection.at_end
+        return self.endpoint.at_end
 
     @property
     def closed(self) -> bool:
@@ -251,7 +251,7 @@ class Stream:
             self._write()
 
     def _read(self) -> None:
-        while self.endpoint.connection.readable:
+        while self.endpoint.readable:
             self.received += self.endpoint.receive(1 << 20, self._network.now)
 
     def _write(self) -> None:

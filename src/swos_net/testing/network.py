@@ -218,7 +218,7 @@ class Network:
         """For messages: the state of every connection; `following` is the next event."""
         connections = [
             f"{host.name} {host.stack.describe(endpoint.local, endpoint.local_port)} > "
-            f"{host.stack.describe(endpoint.remote, endpoint.remote_port)} {endpoint.connection.state.name}"
+            f"{host.stack.describe(endpoint.remote, endpoint.remote_port)} {endpoint.state.name}"
             for host in self.hosts
             for endpoint in host.stack.tcp.flows.values()
         ]

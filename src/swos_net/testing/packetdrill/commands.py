@@ -229,8 +229,8 @@ def _tcpdrop(shell: Shell, words: list[str], piped: str) -> tuple[int, str]:
         return 1, ""
     wanted = words[1].replace("-", "_")
     for endpoint in list(shell.host.stack.tcp.flows.values()):
-        if endpoint.connection.state.name in (wanted, wanted.replace("RCVD", "RECEIVED")):
-            if endpoint.connection.state is State.TIME_WAIT:
+        if endpoint.state.name in (wanted, wanted.replace("RCVD", "RECEIVED")):
+            if endpoint.state is State.TIME_WAIT:
                 endpoint.connection.abort(shell.host.now)
             else:
                 endpoint.connection.fail(104)

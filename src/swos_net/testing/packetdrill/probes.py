@@ -29,7 +29,7 @@ def connection_lines(stack: Stack, files: dict[int, OpenFile], ports: set[int] |
         owner = f"root packetdril 1000 {number} {'tcp4' if file.core.family == 2 else 'tcp6'}"
         if endpoint is not None:
             told.add(endpoint)
-            name = _BSD_NAMES[endpoint.connection.state]
+            name = _BSD_NAMES[endpoint.state]
             lines.append((endpoint.local_port, endpoint.remote_port, f"{owner} {_ends(endpoint)} {name}"))
         else:
             port = file.local_port
@@ -37,7 +37,7 @@ def connection_lines(stack: Stack, files: dict[int, OpenFile], ports: set[int] |
     for endpoint in stack.tcp.flows.values():
         if endpoint not in told:
             family = "tcp4" if is_ipv4(endpoint.local) else "tcp6"
-            line = f"? ? ? ? {family} {_ends(endpoint)} {_BSD_NAMES[endpoint.connection.state]}"
+            line = f"? ? ? ? {family} {_ends(endpoint)} {_BSD_NAMES[endpoint.state]}"
             lines.append((endpoint.local_port, endpoint.remote_port, line))
     return [line for local, remote, line in lines if ports is None or local in ports or remote in ports]
 
@@ -59,8 +59,8 @@ def proc_net_tcp(stack: Stack, files: dict[int, OpenFile], path: str) -> str:
             anybody = "0" * (8 if ipv4 else 32)
             lines.append(f"   0: {anybody}:{file.local_port:04X} {anybody}:0000 {TCP_STATES['TCP_LISTEN']:02X} ")
     for endpoint in stack.tcp.flows.values():
-        if is_ipv4(endpoint.local) == ipv4 and endpoint.connection.state in _LINUX_NUMBERS:
-            state = TCP_STATES[_LINUX_NUMBERS[endpoint.connection.state]]
+        if is_ipv4(endpoint.local) == ipv4 and endpoint.state in _LINUX_NUMBERS:
+            state = TCP_STATES[_LINUX_NUMBERS[endpoint.state]]
             local = _proc_address(endpoint.local, endpoint.local_port)
             lines.append(f"   0: {local} {_proc_address(endpoint.remote, endpoint.remote_port)} {state:02X} ")
     return "\n".join(lines) + "\n"

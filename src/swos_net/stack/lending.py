@@ -1,0 +1,71 @@
+"""Which connections of a stack the data plane looks after.
+
+Read first: tcp/lending.py.  `TcpEndpoint` asks for it after a while of nothing unusual, and takes its connection back as
+soon as anybody looks at it.
+"""
+
+import hashlib
+
+from swos_net.dataplane import tcp_flow
+from swos_net.dataplane.burst import Burst
+from swos_net.dataplane.tcp_flow import FlowTable, LentFlow
+from swos_net.stack.endpoint import Ready
+from swos_net.tcp import lending
+
+_READABLE, _WRITABLE = tcp_flow.READABLE, tcp_flow.WRITABLE
+_OUTPUT, _EARLIER = tcp_flow.OUTPUT, tcp_flow.EARLIER
+
+
+class Lending:
+    """The lent connections of one stack."""
+
+    __slots__ = ("_borrowers", "_free", "_table", "count")
+
+    def __init__(self, secret: bytes):
+        """`secret`: 16 bytes that nobody outside knows."""
+        self._table = FlowTable(int.from_bytes(hashlib.blake2b(secret, digest_size=8, person=b"flow table").digest(), "big"))
+        self._borrowers: list = []  # endpoints by the numbers that the data plane calls them
+        self._free: list[int] = []
+        self.count = 0
+
+    def lend(self, endpoint) -> LentFlow | None:
+        """Hands the endpoint's connection to the data plane if it may be."""
+        tcb = endpoint.connection.tcb
+        if not lending.lendable(tcb):
+            return None
+        flow = LentFlow(self._table, endpoint.flow, endpoint.path)
+        lending.lend(tcb, flow)
+        number = self._free.pop() if self._free else len(self._borrowers)
+        if not flow.add_to_table(number, endpoint.scheduled):
+            self._free.append(number)
+            return None
+        if number == len(self._borrowers):
+            self._borrowers.append(endpoint)
+        else:
+            self._borrowers[number] = endpoint
+        self.count += 1
+        return flow
+
+    def take_back(self, flow: LentFlow, connection) -> None:
+        """The connection is up to date again, and everything about it is decided there."""
+        flow.remove_from_table()
+        self._borrowers[flow.c.number] = None
+        self._free.append(flow.c.number)
+        self.count -= 1
+        lending.take_back(connection.tcb, flow)
+
+    def receive(self, burst: Burst, now: float) -> tuple[int, int]:
+        """Takes in what it can of a burst, and says what came of it; (segments taken, records left)."""
+        segments, left, news = self._table.receive(burst, now)
+        borrowers = self._borrowers
+        for number, what in news:
+            endpoint = borrowers[number]
+            if what & _READABLE:
+                endpoint.notify(Ready.READABLE if not what & _WRITABLE else Ready.READABLE | Ready.WRITABLE)
+            elif what & _WRITABLE:
+                endpoint.notify(Ready.WRITABLE)
+            if what & _OUTPUT:
+                endpoint.want_output()
+            elif what & _EARLIER:
+                endpoint.stack.deadlines.schedule(endpoint)
+        return segments, left

@@ -1,0 +1,118 @@
+"""Connections that are lent to the data plane do the same as those that Python keeps: to the octet and to the moment."""
+
+import random
+from dataclasses import replace
+
+import pytest
+
+from swos_net.config import StackConfig, TcpConfig
+from swos_net.link import Offload
+from swos_net.testing.network import Network
+
+PORT = 80
+ACTIONS = 60
+ADDRESSES = {4: ("10.0.0.1", "10.0.0.2"), 6: ("2001:db8::1", "2001:db8::2")}
+OFFLOADS = {"plain": Offload.NONE, "segmentation": Offload.CHECKSUM | Offload.TSO4 | Offload.TSO6}
+TCP = TcpConfig(slow_start_after_idle=False)
+VARIANTS = {
+    "usual": TCP,
+    "no timestamps": replace(TCP, timestamps=False),
+    "no SACK": replace(TCP, sack=False),
+    "cubic": replace(TCP, congestion="cubic"),
+    "idle restart": replace(TCP, slow_start_after_idle=True),
+    "small buffers": replace(TCP, send_buffer=20_000, receive_buffer=30_000),
+}
+
+
+class Conversation:
+    """Two hosts that do what the seed says; `frames` is what crossed the link and when, `loans` how often an end was lent.
+
+    Frames of several connections may change places within an instant, so there is one.
+    """
+
+    def __init__(self, seed: int, config: TcpConfig, family: int, offloads: Offload, lending: bool):
+        self.chance = random.Random(seed)
+        self.network = Network(seed)
+        self.frames: list[tuple] = []
+        client_address, server_address = ADDRESSES[family]
+        width = 24 if family == 4 else 64
+        stack_config = StackConfig(tcp=replace(config, lending=lending))
+        self.client = self.network.add_host("client", [f"{client_address}/{width}"], config=stack_config)
+        self.server = self.network.add_host("server", [f"{server_address}/{width}"], config=stack_config)
+        loss = self.chance.choice((0.0, 0.0, 0.01))
+        self.network.link(self.client, self.server, delay=self.chance.choice((0.0001, 0.02)), loss=loss, offloads=offloads)
+        self.network.observe(self._crossed)
+        self.acceptor = self.server.listen(PORT)
+        self.ends = [self.client.connect(server_address, PORT)]
+        self.network.run(lambda: self.acceptor.streams)
+        self.ends += self.acceptor.streams
+        for stream in self.ends:
+            if self.chance.random() < 0.7:
+                stream.endpoint.connection.tcb.nodelay = True
+        self.loans = 0
+
+    def _crossed(self, crossing) -> None:
+        self.frames.append((crossing.time, str(crossing.packet), crossing.frame))
+
+    def act(self) -> None:
+        """One more thing happens, and time passes."""
+        chance = self.chance
+        stream = chance.choice(self.ends)
+        what = chance.choice(("request",) * 12 + ("turns",) * 6 + ("bulk", "pause", "resume", "wait", "look"))
+        if what == "request":
+            stream.send(bytes(chance.randint(1, 400)))
+        elif what == "turns":
+            for _ in range(chance.randint(2, 12)):
+                stream.send(bytes(chance.randint(1, 3000)))
+                self.network.run(self.network.now + chance.choice((0.0, 0.001, 0.05)))
+        elif what == "bulk":
+            stream.send(bytes(chance.randint(10_000, 300_000)))
+        elif what == "pause":
+            stream.pause()
+        elif what == "resume":
+            stream.resume()
+        elif what == "look":
+            assert stream.endpoint.connection.tcb.snd_una <= stream.endpoint.connection.tcb.snd_nxt
+        self.network.run(self.network.now + chance.choice((0.0, 0.001, 0.03, 0.3, 1.0 if what == "wait" else 0.1)))
+        self.loans += sum(end.endpoint.lent is not None for end in self.ends)
+
+    def end(self) -> None:
+        for stream in self.ends:
+            stream.resume().close()
+        self.network.run(self.network.now + 200.0)
+
+
+def variables(thing) -> dict:
+    return {name: getattr(thing, name) for name in thing.__slots__ if isinstance(getattr(thing, name, None), (int, float, bool, tuple, type(None)))}
+
+
+def remembered(endpoint) -> dict:
+    """Everything that the two connections can be compared by."""
+    tcb = endpoint.connection.tcb
+    state = {}
+    for part in (tcb, tcb.timers, tcb.rtt, tcb.recovery, tcb.congestion):
+        state |= {f"{type(part).__name__}.{name}": value for name, value in variables(part).items()}
+    state["records"] = [repr(record) for record in tcb.scoreboard.records]
+    state["rings"] = [None if ring is None else (ring.head, ring.tail) for ring in (tcb.send_ring, tcb.receive_ring)]
+    return state
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("offloads", OFFLOADS.values(), ids=OFFLOADS)
+@pytest.mark.parametrize("config", VARIANTS.values(), ids=VARIANTS)
+def test_a_lent_connection_does_what_python_does(config, offloads, seed):
+    family = 4 if seed % 2 else 6
+    lent, kept = (Conversation(seed, config, family, offloads, lending) for lending in (True, False))
+    for _ in range(ACTIONS):
+        lent.act()
+        kept.act()
+        assert lent.frames == kept.frames
+    for one, other in zip(lent.ends, kept.ends):
+        assert remembered(one.endpoint) == remembered(other.endpoint)
+        assert one.received == other.received
+    assert lent.loans
+    assert not kept.loans
+    lent.end()
+    kept.end()
+    assert lent.frames == kept.frames
+    assert dict(lent.server.stack.counters) == dict(kept.server.stack.counters)
