@@ -12,7 +12,7 @@ GUEST ?= aarch64
 JOBS ?= 2
 PYTEST_ARGS ?=
 
-SANITIZED_TESTS ?= tests/unit/dataplane tests/unit/device tests/guest/test_qtest.py
+SANITIZED_TESTS ?= tests/unit/dataplane tests/unit/device tests/stack/test_lending.py tests/property/test_lending.py tests/guest/test_qtest.py
 
 SETUP = $(PYTHON) examples/lab/setup_host.py --venv $(VENV)
 

@@ -163,6 +163,16 @@ static uint32_t earlier(const tcp_flow *flow)
     return flow_deadline(flow) < flow->scheduled ? FLOW_EARLIER : 0;
 }
 
+int flow_timed_out(tcp_flow *flow, double now)
+{
+    flow_state *s = &flow->state;
+    if (s->retransmission <= now || s->loss_probe <= now || s->keepalive <= now || s->delayed_ack > now)
+        return 0;
+    s->delayed_ack = INFINITY;
+    s->ack_now = 1;
+    return 1;
+}
+
 /* tail_loss.schedule() */
 static void schedule_loss_probe(tcp_flow *flow, double now)
 {

@@ -172,5 +172,9 @@ int flow_writable(tcp_flow *flow);
  * and FLOW_* << 8: FLOW_OUTPUT when there is more, FLOW_NOT_MINE when Python has to see to the rest. */
 uint32_t flow_transmit(tcp_flow *flow, segment_batch *batch, uint32_t index, double now);
 
+/* The earliest timer has expired.  1 when it is that of a delayed acknowledgment alone, which flow_transmit() then sends;
+ * 0 with nothing touched for any other. */
+int flow_timed_out(tcp_flow *flow, double now);
+
 /* The earliest of its timers. */
 double flow_deadline(const tcp_flow *flow);

@@ -8,9 +8,11 @@ import pytest
 from swos_net.config import StackConfig, TcpConfig
 from swos_net.link import Offload
 from swos_net.testing.network import Network
+from swos_net.wire import ethernet, ipv4, tcp
 
 PORT = 80
 ACTIONS = 60
+FORGERIES = 200
 ADDRESSES = {4: ("10.0.0.1", "10.0.0.2"), 6: ("2001:db8::1", "2001:db8::2")}
 OFFLOADS = {"plain": Offload.NONE, "segmentation": Offload.CHECKSUM | Offload.TSO4 | Offload.TSO6}
 TCP = TcpConfig(slow_start_after_idle=False)
@@ -30,7 +32,7 @@ class Conversation:
     Frames of several connections may change places within an instant, so there is one.
     """
 
-    def __init__(self, seed: int, config: TcpConfig, family: int, offloads: Offload, lending: bool):
+    def __init__(self, seed: int, config: TcpConfig, family: int, offloads: Offload, lending: bool, losses=(0.0, 0.0, 0.01)):
         self.chance = random.Random(seed)
         self.network = Network(seed)
         self.frames: list[tuple] = []
@@ -39,7 +41,7 @@ class Conversation:
         stack_config = StackConfig(tcp=replace(config, lending=lending))
         self.client = self.network.add_host("client", [f"{client_address}/{width}"], config=stack_config)
         self.server = self.network.add_host("server", [f"{server_address}/{width}"], config=stack_config)
-        loss = self.chance.choice((0.0, 0.0, 0.01))
+        loss = self.chance.choice(losses)
         self.network.link(self.client, self.server, delay=self.chance.choice((0.0001, 0.02)), loss=loss, offloads=offloads)
         self.network.observe(self._crossed)
         self.acceptor = self.server.listen(PORT)
@@ -116,3 +118,55 @@ def test_a_lent_connection_does_what_python_does(config, offloads, seed):
     kept.end()
     assert lent.frames == kept.frames
     assert dict(lent.server.stack.counters) == dict(kept.server.stack.counters)
+
+
+def forged(chance: random.Random, conversation: Conversation) -> bytes:
+    """A frame to the server that may or may not be what it expects next."""
+    client, server = conversation.client, conversation.server
+    endpoint = conversation.acceptor.streams[0].endpoint
+    tcb = endpoint.connection.tcb
+    usually = chance.random() < 0.9
+    seq = tcb.rcv_nxt + (0 if usually else chance.choice((-1, 1, -500, 500, 70_000, 1 << 31)))
+    ack = tcb.snd_una + (chance.choice((0, tcb.snd_nxt - tcb.snd_una)) if usually else chance.randint(-2000, 5000))
+    flags = tcp.ACK if usually else chance.choice((tcp.ACK, tcp.ACK | tcp.PSH, 0, tcp.ACK | tcp.URG, tcp.ACK | tcp.ECE, tcp.SYN, tcp.ACK | tcp.CWR))
+    payload = bytes(chance.choice((0, 0, 1, 100, 1400)))
+    window = chance.choice((tcb.snd_wnd >> tcb.snd_wscale, 100, 60_000, 0 if chance.random() < 0.1 else 501))
+    ts_val = tcb.ts_recent + chance.choice((0, 1, 20, 20, -1, 1 << 31))
+    options = tcp.TcpOptions()
+    if tcb.timestamps and chance.random() < 0.95:
+        options.ts_val, options.ts_ecr = ts_val & 0xFFFFFFFF, tcb.timestamp(conversation.network.now - chance.choice((0, 0.01, 5.0)))
+    if chance.random() < 0.05:
+        options.sack_blocks = ((tcb.snd_una & 0xFFFFFFFF, (tcb.snd_una + 100) & 0xFFFFFFFF),)
+    header = tcp.TcpHeader(endpoint.remote_port, endpoint.local_port, seq & 0xFFFFFFFF, ack & 0xFFFFFFFF, flags, window, tcp.emit_options(options))
+    text = tcp.emit(header, payload, endpoint.remote, endpoint.local)
+    packet = ipv4.emit(ipv4.Ipv4Header(endpoint.remote, endpoint.local, ipv4.PROTOCOL_TCP, 64), text)
+    return ethernet.emit(ethernet.EthernetHeader(server.interface.link.address, client.interface.link.address, 0x0800), packet)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("config", [VARIANTS["usual"], VARIANTS["no timestamps"]], ids=["timestamps", "plain"])
+def test_segments_that_nobody_would_send(config, seed):
+    """The client falls silent, and somebody who knows the connection's numbers says what it likes."""
+    lent, kept = (Conversation(seed, config, 4, Offload.NONE, lending, losses=(0.0,)) for lending in (True, False))
+    chance = random.Random(seed)
+    for conversation in (lent, kept):
+        for _ in range(20):
+            for stream in conversation.ends:
+                stream.send(bytes(100))
+                conversation.network.run(conversation.network.now + 0.05)
+        conversation.network.links[0].towards(conversation.client).change(loss=1.0)
+    loans = int(lent.ends[1].endpoint.lent is not None)
+    for _ in range(FORGERIES):
+        frame = forged(chance, kept)
+        octets, seconds = chance.choice((0, 0, 50, 2000)), chance.choice((0.0, 0.001, 0.01, 0.1))
+        for conversation in (lent, kept):
+            if conversation.server.stack.tcp.flows:
+                conversation.network.links[0].inject(frame, conversation.server)
+                conversation.network.run(conversation.network.now + seconds)
+                conversation.ends[1].send(bytes(octets))
+        loans += lent.ends[1].endpoint.lent is not None
+        assert lent.frames == kept.frames
+        if chance.random() < 0.1:
+            assert remembered(lent.ends[1].endpoint) == remembered(kept.ends[1].endpoint)
+    assert lent.ends[1].received == kept.ends[1].received
+    assert loans

@@ -25,6 +25,7 @@ class StackSelector(selectors.DefaultSelector):
         self._has_work = has_work
         self._polled = polled
         self._devices: dict[int, tuple[LoopDriver, Any]] = {}
+        self._waiting_for_room: set[int] = set()  # devices that took no more
 
     def attach(self, driver: LoopDriver) -> None:
         """From now on the driver's devices are waited for."""
@@ -38,6 +39,7 @@ class StackSelector(selectors.DefaultSelector):
         for descriptor, (owner, _) in list(self._devices.items()):
             if owner is driver:
                 del self._devices[descriptor]
+                self._waiting_for_room.discard(descriptor)
                 self.unregister(descriptor)
 
     def select(self, timeout: float | None = None) -> list:
@@ -94,7 +96,7 @@ class StackSelector(selectors.DefaultSelector):
 
     def _follow_writability(self) -> None:
         for descriptor, (_, port) in self._devices.items():
-            if port.device.wants_write:
-                wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if port.blocked else 0)
-                if self.get_key(descriptor).events != wanted:
-                    self.modify(descriptor, wanted, None)
+            waits = port.blocked and port.device.wants_write
+            if waits != (descriptor in self._waiting_for_room):
+                (self._waiting_for_room.add if waits else self._waiting_for_room.discard)(descriptor)
+                self.modify(descriptor, selectors.EVENT_READ | (selectors.EVENT_WRITE if waits else 0), None)

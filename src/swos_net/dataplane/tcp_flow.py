@@ -36,9 +36,12 @@ def new_ensemble():
 
 
 class FlowTable:
-    """The lent flows of one stack, by the 36 bytes that the decoder calls a frame's flow."""
+    """The lent flows of one stack, by the 36 bytes that the decoder calls a frame's flow.
 
-    __slots__ = ("_news", "_owner", "c", "scratch", "scratch_view")
+    `flows` keeps those alive that C has pointers to.
+    """
+
+    __slots__ = ("_news", "_owner", "c", "flows", "scratch", "scratch_view")
 
     def __init__(self, seed: int):
         self.c = lib.flow_table_new(seed)
@@ -46,11 +49,12 @@ class FlowTable:
             raise MemoryError("no memory for a table of flows")
         self._owner = ffi.gc(self.c, lib.flow_table_free)
         self._news = memoryview(ffi.buffer(self.c.news))
+        self.flows: set[LentFlow] = set()
         self.scratch = ffi.new("uint8_t[]", SCRATCH)
         self.scratch_view = ffi.buffer(self.scratch)
 
     def __len__(self) -> int:
-        return self.c.flow_count
+        return len(self.flows)
 
     def receive(self, burst: Burst, now: float) -> tuple[int, int, Iterator[tuple[int, int]]]:
         """(segments taken, records left to Python, (number, news) of every flow that has any)."""
@@ -82,10 +86,14 @@ class LentFlow:
         """`number` names it in news; False when there is no memory."""
         self.c.number = number
         self.c.scheduled = inf if scheduled is None else scheduled
-        return lib.flow_table_add(self._table.c, self.c) == 0
+        if lib.flow_table_add(self._table.c, self.c) != 0:
+            return False
+        self._table.flows.add(self)
+        return True
 
     def remove_from_table(self) -> None:
         lib.flow_table_remove(self._table.c, self.c)
+        self._table.flows.discard(self)
 
     def pack(self, *values) -> None:
         """Sets every field, in the order of FIELDS."""
@@ -162,6 +170,10 @@ class LentFlow:
             batch.count += added
             batch.kept.append(self)
         return result
+
+    def timed_out(self, now: float) -> bool:
+        """Does what follows from a delayed acknowledgment's timer; False when another has expired."""
+        return bool(lib.flow_timed_out(self.c, now))
 
     def next_deadline(self, scheduled: float | None) -> float | None:
         """The earliest timer; its owner looks after it then, or at `scheduled` if that is earlier."""

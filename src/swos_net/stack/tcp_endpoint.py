@@ -249,6 +249,10 @@ class TcpEndpoint(Endpoint):
         self.changed(now)
 
     def handle_timeout(self, now: float) -> None:
+        if self.lent is not None and self.lent.timed_out(now):
+            self.stack.counters["TcpExtDelayedACKs"] += 1
+            self.want_output()
+            return
         self.connection.handle_timeout(now)
         self.changed(now)
 
