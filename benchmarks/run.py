@@ -7,6 +7,7 @@ the figures mean, then peers, cases and report.
 """
 
 import argparse
+import contextlib
 import os
 import signal
 import subprocess
@@ -28,6 +29,8 @@ from peers import GUEST, PEERS, PREFIX, STACK, Ours, Peer  # noqa: E402
 from report import Results  # noqa: E402
 
 ARCHITECTURE = "x86_64"
+INSTALLED, BACKPORTS = "installed", "bookworm-backports"
+MSIX_FOR_ALL = (8,)  # the QEMU from which vhost-user has MSI-X under emulation, as the peers' devices always have
 
 
 def say(line: str = "") -> None:
@@ -78,11 +81,27 @@ def measure(peer: Peer, image: GuestImage, emulator: Emulator, cases: list[str],
     return values, failed
 
 
+def choose_emulator(suite: str) -> Emulator:
+    """The QEMU of that Debian suite, or the installed one; without a wish, one that treats every peer alike."""
+    if suite:
+        return find_emulator(ARCHITECTURE, "" if suite == INSTALLED else suite)
+    with contextlib.suppress(LabError):
+        installed = find_emulator(ARCHITECTURE)
+        if installed.version >= MSIX_FOR_ALL:
+            return installed
+    try:
+        return find_emulator(ARCHITECTURE, BACKPORTS)
+    except LabError as error:
+        say(f"no QEMU of {BACKPORTS} ({error}): the installed one has slower interrupts for vhost-user than for the others")
+        return find_emulator(ARCHITECTURE)
+
+
 def run_rounds(arguments, folder: Path, results: Results) -> int:
     """Every peer in turn, `rounds` times; how many cases or whole guests of ours failed."""
     netload = build_netload(folder)
     image = build_image(netload)
-    emulator = find_emulator(ARCHITECTURE, arguments.qemu)
+    emulator = choose_emulator(arguments.qemu)
+    say(f"QEMU {'.'.join(map(str, emulator.version))}")
     chosen = []
     for name in arguments.peers:
         reason = PEERS[name].why_not()
@@ -127,7 +146,8 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each case (4)")
     parser.add_argument("--peers", type=names(PEERS), default=list(PEERS), help=f"of {','.join(PEERS)}")
     parser.add_argument("--cases", type=names(CASES), default=list(CASES), help=f"of {','.join(CASES)}")
-    parser.add_argument("--qemu", default="", metavar="SUITE", help="QEMU of this Debian suite (bookworm-backports)")
+    parser.add_argument("--qemu", default="", metavar="SUITE", help=f"QEMU of this Debian suite, or the {INSTALLED!r} one "
+                        f"(the installed one from version 8 on, else that of {BACKPORTS})")
     parser.add_argument("--no-tap", dest="tap", action="store_false", help="leave the comparison over TAP out")
     parser.add_argument("--profile", default="", metavar="FILE", help="cProfile of our process, of the last round")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for the rows")
