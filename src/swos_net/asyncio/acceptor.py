@@ -1,6 +1,6 @@
 """From a listening socket to transports: what a server does with connections that wait.
 
-Read first: deliveries.py, transports.py.
+Read first: deliveries.py, transport.py.
 """
 
 import asyncio

@@ -1,6 +1,6 @@
 """An event loop on which asyncio programs run unchanged: its Internet sockets are those of a stack.
 
-Read first: driver.py, selector.py, transports.py.  AF_UNIX and other sockets that are given, pipes, subprocesses, signals
+Read first: driver.py, selector.py, transport.py.  AF_UNIX and other sockets that are given, pipes, subprocesses, signals
 and `add_reader` are the kernel's, as in asyncio's own loop.  Made by `new_event_loop` and `run` of entry.py.
 """
 
@@ -15,11 +15,13 @@ from collections.abc import Iterable
 from typing import Any
 
 from swos_net.asyncio.acceptor import Acceptor
+from swos_net.asyncio.datagram_transport import DatagramTransport
 from swos_net.asyncio.deliveries import Deliveries
 from swos_net.asyncio.driver import LoopDriver
 from swos_net.asyncio.selector import StackSelector
 from swos_net.asyncio.socket_calls import SocketCalls
-from swos_net.asyncio.transports import DatagramTransport, StreamTransport, core_of
+from swos_net.asyncio.stream_transport import StreamTransport
+from swos_net.asyncio.transport import core_of
 from swos_net.capability import Capability, active_capability, current_capability
 from swos_net.socket.core import SocketCore
 from swos_net.socket.handle import wrap

@@ -11,11 +11,12 @@ from _thread import get_ident
 from collections.abc import Callable
 from typing import Any
 
+from swos_net.asyncio.datagram_transport import DatagramTransport
 from swos_net.asyncio.deliveries import Deliveries
 from swos_net.asyncio.driver import LoopDriver
 from swos_net.asyncio.server import Server
 from swos_net.asyncio.socket_calls import connect
-from swos_net.asyncio.transports import DatagramTransport, StreamTransport
+from swos_net.asyncio.stream_transport import StreamTransport
 from swos_net.capability import Capability
 from swos_net.errors import os_error
 from swos_net.runtime.poll import Poller

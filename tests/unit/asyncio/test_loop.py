@@ -18,7 +18,7 @@ import weakref
 import pytest
 
 from swos_net.asyncio import LoopDriver, SwosEventLoop
-from swos_net.asyncio.transports import StreamTransport
+from swos_net.asyncio.stream_transport import StreamTransport
 from swos_net.capability import CapabilityError
 from swos_net.device.pair import make_pair
 from swos_net.runtime.open_stack import open_stack

@@ -13,7 +13,7 @@ import sys
 import pytest
 
 from swos_net.address import parse_address
-from swos_net.asyncio.transports import StreamTransport
+from swos_net.asyncio.stream_transport import StreamTransport
 
 SERVER_HELLO = b"welcome"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from swos_net.asyncio.transports import DatagramTransport
+from swos_net.asyncio.datagram_transport import DatagramTransport
 
 CERTIFICATE = Path(__file__).resolve().parents[1] / "socket" / "keycert.pem"
 
