@@ -1,7 +1,6 @@
 #include "byte_ring.h"
 
 #include <errno.h>
-#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/uio.h>
@@ -9,29 +8,23 @@
 
 /* Page-backed so that an idle connection's ring costs no memory until it is
  * used, and so that closing it gives the pages back. */
-byte_ring *byte_ring_new(uint64_t capacity)
+int byte_ring_open(byte_ring *ring, uint64_t capacity)
 {
     if (capacity < 4096 || capacity > (1ull << 32) || (capacity & (capacity - 1)))
-        return NULL;
-    byte_ring *ring = calloc(1, sizeof *ring);
-    if (!ring)
-        return NULL;
+        return -1;
     void *data = mmap(NULL, capacity, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (data == MAP_FAILED) {
-        free(ring);
-        return NULL;
-    }
+    if (data == MAP_FAILED)
+        return -1;
     ring->data = data;
     ring->capacity = capacity;
-    return ring;
+    return 0;
 }
 
-void byte_ring_free(byte_ring *ring)
+void byte_ring_close(byte_ring *ring)
 {
-    if (!ring)
-        return;
-    munmap(ring->data, ring->capacity);
-    free(ring);
+    if (ring->data)
+        munmap(ring->data, ring->capacity);
+    memset(ring, 0, sizeof *ring);
 }
 
 /* An empty ring starts again at data[0]: a reader that keeps up then works in
@@ -53,6 +46,8 @@ uint8_t *byte_ring_piece(const byte_ring *ring, uint64_t position, uint32_t *len
 
 static void copy_in(byte_ring *ring, uint64_t position, const uint8_t *source, uint64_t length)
 {
+    if (!length)
+        return;
     uint64_t index = (position - ring->origin) & (ring->capacity - 1);
     uint64_t first = ring->capacity - index;
     if (first > length)

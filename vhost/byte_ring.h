@@ -13,8 +13,11 @@ typedef struct {
     uint64_t touched;  /* not 0: memory was written to since byte_ring_trim() */
 } byte_ring;
 
-byte_ring *byte_ring_new(uint64_t capacity); /* NULL when out of memory */
-void byte_ring_free(byte_ring *ring);
+/* Maps the memory of a zeroed ring; 0, or -1 when there is none. */
+int byte_ring_open(byte_ring *ring, uint64_t capacity);
+
+/* Gives it back.  The ring is zeroed: whoever still looks at it finds it empty and without room. */
+void byte_ring_close(byte_ring *ring);
 
 /* Appends at tail; returns how many bytes fitted. */
 uint64_t byte_ring_write(byte_ring *ring, const uint8_t *source, uint64_t length);

@@ -61,6 +61,8 @@ static uint32_t frames_of(const segment *item, const link_limits *limits, uint32
     const flow_path *path = (const flow_path *)(uintptr_t)item->path;
     if (!path || (item->kind != SEGMENT_TCP && item->kind != SEGMENT_UDP) || item->options_length > 40 || item->options_length % 4)
         return 0;
+    if (item->ring && !((const byte_ring *)(uintptr_t)item->ring)->data)
+        return 0; /* closed, since its connection and all around it are being thrown away */
     int ipv4 = path_is_ipv4(path);
     uint32_t overhead = (ipv4 ? 20 : 40) + transport_header_length(item);
     *payload = item->length;

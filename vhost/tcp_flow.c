@@ -5,7 +5,7 @@
 #include "tcp_flow.h"
 
 #include <math.h>
-#include <stdlib.h>
+#include <stddef.h>
 #include <string.h>
 
 enum { TCP_PSH = 8, TCP_ACK = 16, PROTOCOL_TCP = 6, TIMESTAMPS_LENGTH = 12, SEGMENTS_AHEAD = 16 };
@@ -34,29 +34,6 @@ static uint32_t bucket_of(const flow_table *table, const uint8_t *key)
     return (uint32_t)mixed(hash ^ ports) & (table->bucket_count - 1);
 }
 
-flow_table *flow_table_new(uint64_t seed)
-{
-    flow_table *table = calloc(1, sizeof *table);
-    if (!table)
-        return NULL;
-    table->bucket_count = 16;
-    table->seed = seed;
-    table->buckets = calloc(table->bucket_count, sizeof *table->buckets);
-    if (!table->buckets) {
-        free(table);
-        return NULL;
-    }
-    return table;
-}
-
-void flow_table_free(flow_table *table)
-{
-    if (!table)
-        return;
-    free(table->buckets);
-    free(table);
-}
-
 static void insert(flow_table *table, tcp_flow *flow)
 {
     tcp_flow **bucket = &table->buckets[bucket_of(table, flow->key)];
@@ -64,35 +41,26 @@ static void insert(flow_table *table, tcp_flow *flow)
     *bucket = flow;
 }
 
-static int grow(flow_table *table)
+void flow_table_use(flow_table *table, tcp_flow **buckets, uint32_t count)
 {
     tcp_flow **before = table->buckets;
-    uint32_t count = table->bucket_count;
-    tcp_flow **buckets = calloc(2 * (size_t)count, sizeof *buckets);
-    if (!buckets)
-        return -1;
+    uint32_t count_before = table->bucket_count;
     table->buckets = buckets;
-    table->bucket_count = 2 * count;
-    for (uint32_t i = 0; i < count; i++) {
+    table->bucket_count = count;
+    for (uint32_t i = 0; i < count_before; i++) {
         tcp_flow *next;
         for (tcp_flow *flow = before[i]; flow; flow = next) {
             next = flow->next;
             insert(table, flow);
         }
     }
-    free(before);
-    return 0;
 }
 
-int flow_table_add(flow_table *table, tcp_flow *flow)
+void flow_table_add(flow_table *table, tcp_flow *flow)
 {
-    if (table->flow_count >= table->bucket_count && table->bucket_count < 1u << 24 && grow(table) != 0)
-        return -1;
     flow->news = 0;
     flow->left_to_python = table->burst_number;
     insert(table, flow);
-    table->flow_count++;
-    return 0;
 }
 
 void flow_table_remove(flow_table *table, tcp_flow *flow)
@@ -104,13 +72,15 @@ void flow_table_remove(flow_table *table, tcp_flow *flow)
         return;
     *link = flow->next;
     flow->next = NULL;
-    table->flow_count--;
 }
+
+_Static_assert(offsetof(frame_record, local) == 0 && offsetof(frame_record, verdict) == sizeof(((tcp_flow *)0)->key), "a record begins with its flow");
 
 static tcp_flow *find(const flow_table *table, const frame_record *record)
 {
-    tcp_flow *flow = table->buckets[bucket_of(table, record->local)];
-    while (flow && memcmp(flow->key, record->local, sizeof flow->key) != 0)
+    const uint8_t *key = (const uint8_t *)record;
+    tcp_flow *flow = table->buckets[bucket_of(table, key)];
+    while (flow && memcmp(flow->key, key, sizeof flow->key) != 0)
         flow = flow->next;
     return flow;
 }
@@ -213,19 +183,25 @@ static int window_full(const flow_state *s)
     return s->cwnd_limited || (s->cwnd < s->ssthresh && s->cwnd < 2 * s->flight_high);
 }
 
+/* The last transmission that `ack` acknowledges something of: its index; the count when there is none. */
+static uint32_t newest_acknowledged(const tcp_flow *flow, uint64_t ack)
+{
+    uint32_t after = 0;
+    while (after < flow->transmission_count && flow->transmissions[after].start < ack)
+        after++;
+    return after ? after - 1 : flow->transmission_count;
+}
+
 /* acknowledgment.advance_in_order() */
-static void advance(tcp_flow *flow, const frame_record *r, uint64_t ack, double now)
+static void advance(tcp_flow *flow, const frame_record *r, uint64_t ack, uint32_t index, double now)
 {
     flow_state *s = &flow->state;
-    uint32_t gone = 0;
-    flow_transmission newest = flow->transmissions[0];
-    for (uint32_t i = 0; i < flow->transmission_count && flow->transmissions[i].start < ack; i++) {
-        newest = flow->transmissions[i];
-        if (newest.end > ack)
-            flow->transmissions[i].start = ack;
-        else
-            gone++;
-    }
+    flow_transmission newest = flow->transmissions[index];
+    uint32_t gone = index;
+    if (newest.end > ack)
+        flow->transmissions[index].start = ack;
+    else
+        gone++;
     flow->transmission_count -= gone;
     memmove(flow->transmissions, flow->transmissions + gone, flow->transmission_count * sizeof *flow->transmissions);
     double rtt = now - newest.sent_at;
@@ -335,9 +311,10 @@ static int expected(tcp_flow *flow, const frame_burst *burst, uint32_t index, do
         return 0; /* a duplicate, or older than the window that we know */
     }
     if (advanced) {
-        if (!flow->transmission_count || window_full(s))
+        uint32_t newest = newest_acknowledged(flow, ack);
+        if (newest == flow->transmission_count || flow->transmissions[newest].sent_at < s->rack_sent_at || window_full(s))
             return 0;
-        advance(flow, r, ack, now);
+        advance(flow, r, ack, newest, now);
     }
     if (s->timestamps && s->rcv_nxt <= s->last_ack_sent) {
         s->ts_recent = r->ts_val; /* RFC 7323 4.3 (2) */
@@ -437,12 +414,6 @@ uint32_t flow_received(tcp_flow *flow)
             s->ack_now = 1;
     }
     return s->ack_now ? FLOW_OUTPUT : 0;
-}
-
-uint64_t flow_read(tcp_flow *flow, uint8_t *destination, uint32_t length)
-{
-    uint64_t taken = byte_ring_read(receive_ring(&flow->state), destination, length);
-    return taken ? taken | (uint64_t)flow_received(flow) << 32 : 0;
 }
 
 /* What goes out */

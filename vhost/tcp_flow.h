@@ -14,7 +14,7 @@
 
 #define FLOW_TRANSMISSIONS 16
 
-/* what a call has to say: tcp_flow.news, the results of flow_transmit(), flow_read() and flow_received() */
+/* what a call has to say: tcp_flow.news, the results of flow_transmit() and flow_received() */
 #define FLOW_READABLE 1  /* text has come */
 #define FLOW_WRITABLE 2  /* a writer that had to wait may go on */
 #define FLOW_OUTPUT 4    /* flow_transmit() has something to look at */
@@ -135,8 +135,7 @@ typedef struct {
 
 typedef struct {
     tcp_flow **buckets;
-    uint32_t bucket_count; /* a power of two */
-    uint32_t flow_count;
+    uint32_t bucket_count;
     uint64_t seed;         /* so that nobody outside knows who shares a bucket */
     uint32_t burst_number;
     /* of the last flow_table_receive() */
@@ -146,10 +145,11 @@ typedef struct {
     flow_news news[BURST_FRAMES];
 } flow_table;
 
-flow_table *flow_table_new(uint64_t seed); /* NULL when out of memory */
-void flow_table_free(flow_table *table);   /* the flows are their owners' */
-int flow_table_add(flow_table *table, tcp_flow *flow); /* 0, or -1 when out of memory */
-void flow_table_remove(flow_table *table, tcp_flow *flow);
+/* The table and its buckets are the caller's memory, zeroed.  Moves the flows to other buckets, `count` of them, a power
+ * of two; before the first flow is added there have to be some. */
+void flow_table_use(flow_table *table, tcp_flow **buckets, uint32_t count);
+void flow_table_add(flow_table *table, tcp_flow *flow);
+void flow_table_remove(flow_table *table, tcp_flow *flow); /* nothing happens if it is not there */
 
 /* SEGMENT ARRIVES for the flows of the table: takes in what is expected, marks those records FRAME_TAKEN and lists the
  * flows with news.  From the first record of a flow that is not expected on, all of its records are left. */
@@ -157,10 +157,6 @@ void flow_table_receive(flow_table *table, frame_burst *burst, double now);
 
 /* Appends what the user sends; returns how many bytes there was room for. */
 uint64_t flow_send(tcp_flow *flow, const uint8_t *data, uint64_t length);
-
-/* Takes up to `length` bytes that have come.  Returns how many that were in the low 32 bits, and above them FLOW_OUTPUT when
- * the other end should hear of the room. */
-uint64_t flow_read(tcp_flow *flow, uint8_t *destination, uint32_t length);
 
 /* The user has taken bytes of the receive ring: 0 or FLOW_OUTPUT. */
 uint32_t flow_received(tcp_flow *flow);

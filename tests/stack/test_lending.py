@@ -4,6 +4,7 @@ import errno
 
 import pytest
 
+from swos_net.dataplane.tcp_flow import FlowTable
 from swos_net.link import Offload
 from swos_net.stack.tcp_endpoint import LEND_AFTER, LEND_AFTER_MAX
 from swos_net.stack.trimmer import INTERVAL
@@ -53,7 +54,7 @@ def test_who_looks_has_it_back(talking):
     assert client.endpoint.connection.tcb.segments_in > before
 
 
-@pytest.mark.parametrize("read", ["state", "readable", "send_room", "at_end", "delivering", "connected"])
+@pytest.mark.parametrize("read", ["state", "readable", "send_room", "at_end", "delivering", "connected", "error_waits"])
 def test_what_may_be_asked_without(talking, read):
     _, client, _ = talking()
     lent = getattr(client.endpoint, read)
@@ -132,6 +133,55 @@ def test_short_loans_become_rare(talking):
         assert client.endpoint.connection is not None
     assert 1 <= loans <= 10
     assert client.endpoint._lend_after == LEND_AFTER_MAX
+
+
+def test_a_watcher_that_ends_another_loan(pair):
+    """Both have news in one burst; who comes second hears of it all the same."""
+    net = pair()
+    acceptor = net.server.listen(80)
+    clients = [net.client.connect(net.server_address[4], 80) for _ in range(4)]
+    net.run(lambda: len(acceptor.streams) == 4)
+    for turn in range(30):
+        for stream in clients + acceptor.streams:
+            stream.send(b"x")
+        net.rest(0.02)
+    servers = acceptor.streams
+    assert all(stream.endpoint.lent is not None for stream in servers)
+
+    def look(mask):
+        for stream in servers:
+            assert stream.endpoint.connection.tcb is not None
+
+    servers[0].endpoint.watch(look)
+    for client in clients:
+        client.send(b"last")
+    net.rest(0.5)
+    assert all(stream.received.endswith(b"last") for stream in servers)
+
+
+@pytest.mark.parametrize("step", ["add", "remove"])
+def test_an_interrupt_in_between(talking, monkeypatch, step):
+    """Ctrl-C at the worst moment: whoever has the connection, only one of them does."""
+    net, client, server = talking()
+
+    def interrupted(*arguments):
+        monkeypatch.undo()
+        raise KeyboardInterrupt
+
+    if step == "add":
+        assert client.endpoint.connection is not None
+    monkeypatch.setattr(FlowTable, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        if step == "add":
+            net.client.stack.lending.lend(client.endpoint)
+        else:
+            client.endpoint.connection.tcb  # noqa: B018
+    assert client.endpoint.lent is not None
+    server.send(b"y" * 3000)
+    client.send(b"z" * 3000)
+    net.run(lambda: client.received.endswith(b"y" * 3000) and server.received.endswith(b"z" * 3000))
+    exchange(net, client, server)
+    assert client.endpoint.lent is not None
 
 
 def test_without_authority_nothing_goes_out(talking):

@@ -14,15 +14,16 @@ class ByteRing:
     beyond tail waits for `advance`.
     """
 
-    __slots__ = ("_pointer", "c", "capacity", "pointer")
+    __slots__ = ("_memory", "c", "capacity", "pointer")
 
     def __init__(self, capacity: int):
         """`capacity` in bytes is rounded up to a power of two.  MemoryError when there is none."""
         self.capacity = 1 << (max(capacity, CAPACITY_MIN) - 1).bit_length()
-        self.c = lib.byte_ring_new(self.capacity)
-        if self.c == ffi.NULL:
+        self.c = ffi.new("byte_ring *")
+        if lib.byte_ring_open(self.c, self.capacity) != 0:
             raise MemoryError(f"no memory for a ring of {self.capacity} bytes")
-        self._pointer = ffi.gc(self.c, lib.byte_ring_free, self.capacity >> 6)
+        # where all of a stack is garbage this may be closed while finalizers still look at the ring
+        self._memory = ffi.gc(self.c, lib.byte_ring_close, self.capacity >> 6)
         self.pointer = int(ffi.cast("uintptr_t", self.c))
 
     def __len__(self) -> int:
@@ -72,8 +73,8 @@ class ByteRing:
         c = self.c
         length = max(0, min(length, c.tail - c.head))
         buffer = _allocate("uint8_t[]", length)
-        lib.byte_ring_read(c, buffer, length)
-        return ffi.buffer(buffer, length)[:]
+        taken = lib.byte_ring_read(c, buffer, length)  # less where a signal handler has read meanwhile
+        return ffi.buffer(buffer, taken)[:]
 
     def read_into(self, buffer, length: int | None = None) -> int:
         """Takes up to `length` (default: all of `buffer`) bytes into a writable buffer; returns how many."""

@@ -19,7 +19,7 @@ EARLIER = lib.FLOW_EARLIER
 NOT_MINE = lib.FLOW_NOT_MINE
 TRANSMISSIONS = lib.FLOW_TRANSMISSIONS
 KEY_LENGTH = 36
-SCRATCH = 16384  # bytes; longer reads do not go through it
+BUCKETS_FIRST = 16
 
 _FIELDS = ffi.typeof("flow_state").fields
 FIELDS = tuple(name for name, _ in _FIELDS)  # in the order of `LentFlow.pack`
@@ -38,23 +38,37 @@ def new_ensemble():
 class FlowTable:
     """The lent flows of one stack, by the 36 bytes that the decoder calls a frame's flow.
 
-    `flows` keeps those alive that C has pointers to.
+    All of its memory is Python's, so that finalizers may use it at any time.
     """
 
-    __slots__ = ("_news", "_owner", "c", "flows", "scratch", "scratch_view")
+    __slots__ = ("_buckets", "_flows", "_news", "c")
 
     def __init__(self, seed: int):
-        self.c = lib.flow_table_new(seed)
-        if self.c == ffi.NULL:
-            raise MemoryError("no memory for a table of flows")
-        self._owner = ffi.gc(self.c, lib.flow_table_free)
+        """`seed`: 64 bits that nobody outside knows."""
+        self.c = ffi.new("flow_table *", {"seed": seed})
         self._news = memoryview(ffi.buffer(self.c.news))
-        self.flows: set[LentFlow] = set()
-        self.scratch = ffi.new("uint8_t[]", SCRATCH)
-        self.scratch_view = ffi.buffer(self.scratch)
+        self._flows: set[LentFlow] = set()  # C has pointers to them
+        self._use_buckets(BUCKETS_FIRST)
 
     def __len__(self) -> int:
-        return len(self.flows)
+        return len(self._flows)
+
+    def _use_buckets(self, count: int) -> None:
+        buckets = ffi.new("tcp_flow *[]", count)
+        lib.flow_table_use(self.c, buckets, count)
+        self._buckets = buckets
+
+    def add(self, flow: "LentFlow") -> None:
+        """From now on its segments are taken in here."""
+        if len(self._flows) >= self.c.bucket_count:
+            self._use_buckets(2 * self.c.bucket_count)
+        self._flows.add(flow)
+        lib.flow_table_add(self.c, flow.c)
+
+    def remove(self, flow: "LentFlow") -> None:
+        """Idempotent."""
+        lib.flow_table_remove(self.c, flow.c)
+        self._flows.discard(flow)
 
     def receive(self, burst: Burst, now: float) -> tuple[int, int, Iterator[tuple[int, int]]]:
         """(segments taken, records left to Python, (number, news) of every flow that has any)."""
@@ -66,34 +80,20 @@ class FlowTable:
 class LentFlow:
     """One connection's row, and the queues that it refers to."""
 
-    __slots__ = ("_state", "_table", "_transmissions", "c", "path", "receive_ring", "segments_before", "send_ring")
+    __slots__ = ("_state", "_transmissions", "c", "path", "receive_ring", "segments_before", "send_ring")
 
-    def __init__(self, table: FlowTable, key: bytes, path: FlowPath):
-        """`key`: local and remote address and port, as they lie on the wire."""
-        self.c = ffi.new("tcp_flow *")
-        self.c.key = key
+    def __init__(self, key: bytes, path: FlowPath, number: int, scheduled: float | None):
+        """`key`: local and remote address and port, as they lie on the wire; `number` names it in news; `scheduled`: when
+        its owner looks after it at the latest."""
+        self.c = ffi.new("tcp_flow *", {"key": key, "number": number, "scheduled": inf if scheduled is None else scheduled})
         self.path = path
         self.send_ring: ByteRing | None = None
         self.receive_ring: ByteRing | None = None
         self.segments_before = 0  # that had come when it was lent
-        self._table = table
         self._state = memoryview(ffi.buffer(ffi.addressof(self.c, "state")))
         self._transmissions = memoryview(ffi.buffer(self.c.transmissions))
 
     # Lending
-
-    def add_to_table(self, number: int, scheduled: float | None) -> bool:
-        """`number` names it in news; False when there is no memory."""
-        self.c.number = number
-        self.c.scheduled = inf if scheduled is None else scheduled
-        if lib.flow_table_add(self._table.c, self.c) != 0:
-            return False
-        self._table.flows.add(self)
-        return True
-
-    def remove_from_table(self) -> None:
-        lib.flow_table_remove(self._table.c, self.c)
-        self._table.flows.discard(self)
 
     def pack(self, *values) -> None:
         """Sets every field, in the order of FIELDS."""
@@ -133,16 +133,8 @@ class LentFlow:
 
     def receive(self, length: int) -> tuple[bytes, int]:
         """(up to `length` bytes, OUTPUT or 0)."""
-        ring = self.receive_ring
-        c = ring.c
-        held = c.tail - c.head
-        if length > held:
-            length = held
-        if length > SCRATCH:
-            return ring.read(length), lib.flow_received(self.c)
-        table = self._table
-        news = lib.flow_read(self.c, table.scratch, length) >> 32
-        return table.scratch_view[:length], news
+        data = self.receive_ring.read(length)
+        return data, lib.flow_received(self.c) if data else 0
 
     def receive_into(self, buffer, length: int | None) -> tuple[int, int]:
         """(bytes taken into a writable buffer, OUTPUT or 0)."""
@@ -176,7 +168,8 @@ class LentFlow:
         return bool(lib.flow_timed_out(self.c, now))
 
     def next_deadline(self, scheduled: float | None) -> float | None:
-        """The earliest timer; its owner looks after it then, or at `scheduled` if that is earlier."""
+        """The earliest timer.  For `Deadlines.schedule` alone, whose entry is `scheduled`: EARLIER is said of what comes
+        before the earlier of the two."""
         deadline = lib.flow_deadline(self.c)
         self.c.scheduled = deadline if scheduled is None or deadline < scheduled else scheduled
         return None if deadline == inf else deadline

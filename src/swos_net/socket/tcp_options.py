@@ -8,6 +8,7 @@ import errno
 from collections.abc import Callable
 from typing import Any
 
+from swos_net.address import is_ipv4
 from swos_net.errors import os_error
 from swos_net.socket.constants import IPPROTO_TCP
 from swos_net.socket.options import RATE_UNLIMITED, STREAM, define
@@ -144,7 +145,7 @@ def _only(act: Callable[[TcpEndpoint, int, float], None], *, ipv4: bool) -> Call
     """`act` on connections over IPv4, or over IPv6: an IPv6 socket keeps values for both."""
 
     def act_if(endpoint: TcpEndpoint, value: int, now: float) -> None:
-        if endpoint.connection.ipv4 is ipv4:
+        if is_ipv4(endpoint.remote) is ipv4:
             act(endpoint, value, now)
 
     return act_if

@@ -153,7 +153,6 @@ class TlsConnection:
                         while self._core.receive(RECORD_MAX, 0, now):
                             pass
                     return  # the peer's end, which would be received for ever
-                    return
         except OSError:
             pass
         finally:

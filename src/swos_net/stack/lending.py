@@ -19,47 +19,51 @@ _OUTPUT, _EARLIER = tcp_flow.OUTPUT, tcp_flow.EARLIER
 class Lending:
     """The lent connections of one stack."""
 
-    __slots__ = ("_borrowers", "_free", "_table", "count")
+    __slots__ = ("_borrowers", "_free", "_table")
 
     def __init__(self, secret: bytes):
         """`secret`: 16 bytes that nobody outside knows."""
         self._table = FlowTable(int.from_bytes(hashlib.blake2b(secret, digest_size=8, person=b"flow table").digest(), "big"))
         self._borrowers: list = []  # endpoints by the numbers that the data plane calls them
         self._free: list[int] = []
-        self.count = 0
 
-    def lend(self, endpoint) -> LentFlow | None:
-        """Hands the endpoint's connection to the data plane if it may be."""
+    @property
+    def count(self) -> int:
+        return len(self._table)
+
+    def lend(self, endpoint) -> None:
+        """Hands the endpoint's connection to the data plane if it may be.
+
+        In this order, and `take_back` in the other, an exception in between (KeyboardInterrupt) leaves nothing undecided.
+        """
         tcb = endpoint.connection.tcb
         if not lending.lendable(tcb):
-            return None
-        flow = LentFlow(self._table, endpoint.flow, endpoint.path)
+            return
+        if not self._free:
+            self._free.append(len(self._borrowers))
+            self._borrowers.append(None)
+        number = self._free.pop()
+        flow = LentFlow(endpoint.flow, endpoint.path, number, endpoint.scheduled)
         lending.lend(tcb, flow)
-        number = self._free.pop() if self._free else len(self._borrowers)
-        if not flow.add_to_table(number, endpoint.scheduled):
-            self._free.append(number)
-            return None
-        if number == len(self._borrowers):
-            self._borrowers.append(endpoint)
-        else:
-            self._borrowers[number] = endpoint
-        self.count += 1
-        return flow
+        self._borrowers[number] = endpoint
+        endpoint.lent = flow
+        self._table.add(flow)
 
-    def take_back(self, flow: LentFlow, connection) -> None:
+    def take_back(self, endpoint) -> None:
         """The connection is up to date again, and everything about it is decided there."""
-        flow.remove_from_table()
+        flow = endpoint.lent
+        lending.take_back(endpoint.connection_as_it_is.tcb, flow)
+        self._table.remove(flow)
+        endpoint.lent = None
         self._borrowers[flow.c.number] = None
         self._free.append(flow.c.number)
-        self.count -= 1
-        lending.take_back(connection.tcb, flow)
 
     def receive(self, burst: Burst, now: float) -> tuple[int, int]:
         """Takes in what it can of a burst, and says what came of it; (segments taken, records left)."""
         segments, left, news = self._table.receive(burst, now)
         borrowers = self._borrowers
-        for number, what in news:
-            endpoint = borrowers[number]
+        # a watcher may have another connection taken back, which then is no longer under its number
+        for endpoint, what in [(borrowers[number], what) for number, what in news]:
             if what & _READABLE:
                 endpoint.notify(Ready.READABLE if not what & _WRITABLE else Ready.READABLE | Ready.WRITABLE)
             elif what & _WRITABLE:

@@ -71,10 +71,14 @@ class TcpEndpoint(Endpoint):
             self._take_back()
         return self._connection
 
+    @property
+    def connection_as_it_is(self) -> Connection:
+        """Out of date while it is lent, but for its state, its error and its queues."""
+        return self._connection
+
     def _take_back(self) -> None:
-        lent, self.lent = self.lent, None
-        connection = self._connection
-        self.stack.lending.take_back(lent, connection)
+        lent, connection = self.lent, self._connection
+        self.stack.lending.take_back(self)
         if connection.tcb.segments_in - lent.segments_before >= LEND_AFTER:
             self._lend_after = LEND_AFTER
         else:
@@ -100,7 +104,7 @@ class TcpEndpoint(Endpoint):
 
     def take_error(self) -> int:
         """SO_ERROR: the errno of a failure, once; 0 otherwise."""
-        error = 0 if self._error_told else self.connection.tcb.error
+        error = 0 if self._error_told else self._connection.tcb.error
         if error:
             self._error_told = True
         return error
@@ -108,7 +112,7 @@ class TcpEndpoint(Endpoint):
     @property
     def error_waits(self) -> bool:
         """Whether `take_error` would give one."""
-        return bool(self.connection.tcb.error) and not self._error_told
+        return bool(self._connection.tcb.error) and not self._error_told
 
     def raise_error(self) -> None:
         """Raises the connection's failure once, as the kernel does."""
@@ -203,7 +207,9 @@ class TcpEndpoint(Endpoint):
     def peek(self, length: int) -> bytes | None:
         """What `receive` would give, left where it is."""
         ring = self._connection.tcb.receive_ring
-        return ring.peek(length) if ring is not None and len(ring) else self._nothing_readable()
+        if ring is not None and len(ring):
+            return ring.peek(length)
+        return None if self.lent is not None else self._nothing_readable()
 
     def _nothing_readable(self) -> bytes | None:
         connection = self.connection
@@ -221,7 +227,7 @@ class TcpEndpoint(Endpoint):
     def shutdown_receive(self, now: float) -> None:
         self.connection.shutdown_receive()
         self.changed(now)
-        self.notify(Ready.READABLE)
+        self.notify(Ready.READABLE | Ready.HANGUP)
 
     def close(self, now: float) -> None:
         """The user lets go; the connection ends in its own time."""
@@ -341,14 +347,14 @@ class TcpEndpoint(Endpoint):
         if self._turns and not more:
             self._turns -= 1
             if not self._turns:
-                self.lent = self.stack.lending.lend(self)
                 self._turns = self._lend_after
+                self.stack.lending.lend(self)
         self.stack.deadlines.schedule(self)
         return more
 
     def trim(self, idle_since: float) -> None:
         """Gives back the memory of queues that are empty; a connection that is lent and was used since keeps it."""
-        if self.lent is None or self.lent.c.state.last_received < idle_since:
+        if self.lent is None or self.lent.c.state.last_received <= idle_since:
             self.connection.trim()
 
     def _transmit_later(self, now: float) -> bool:

@@ -223,6 +223,28 @@ class TestFlowControl:
 
         world.run(main())
 
+    def test_reading_shut_while_data_waits(self, world, noting):
+        """The end comes after the data, although both were told before anybody read."""
+
+        async def main():
+            client, server = await world.connected(server_factory=noting)
+            transport = server.transport
+            deliver = transport.deliver
+
+            def shut_first():
+                if transport._core.poll() & select.POLLIN:
+                    transport.deliver = deliver
+                    transport.get_extra_info("socket").shutdown(socket.SHUT_RD)
+                deliver()
+
+            transport.deliver = shut_first
+            client.transport.write(b"data")
+            await server.until(lambda: ("eof",) in server.events)
+            assert server.events[:3] == [("made",), ("data", b"data"), ("eof",)]
+            await end(client, server)
+
+        world.run(main())
+
     @pytest.mark.parametrize("high, low", [(1000, 100), (0, 0), (100_000, 99_999)])
     def test_writing_pauses_above_and_resumes_below(self, world, recorder, high, low):
         async def main():

@@ -8,6 +8,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from swos_net._dataplane import lib
 from swos_net.dataplane.byte_ring import CAPACITY_MIN, ByteRing
 
 lengths = st.one_of(st.integers(0, 50), st.integers(0, 6000))
@@ -106,6 +107,15 @@ TestRing.settings = settings(max_examples=40, stateful_step_count=40, deadline=N
 )
 def test_the_capacity_is_a_power_of_two(asked, given):
     assert ByteRing(asked).capacity == given
+
+
+def test_a_closed_one_is_empty_and_takes_nothing():
+    """Finalizers may look at a ring whose memory is gone already."""
+    ring = ByteRing(4096)
+    ring.write(b"data")
+    lib.byte_ring_close(ring.c)
+    assert (len(ring), ring.read(10), ring.write(b"more"), ring.store(3, b"x"), ring.peek(2), ring.trim()) == (0, b"", 0, 0, b"", False)
+    lib.byte_ring_close(ring.c)
 
 
 def test_too_much_is_a_memory_error():

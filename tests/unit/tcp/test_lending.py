@@ -3,7 +3,7 @@
 import pytest
 
 from swos_net.dataplane.batch import FlowPath
-from swos_net.dataplane.tcp_flow import FIELDS, FlowTable, LentFlow
+from swos_net.dataplane.tcp_flow import FIELDS, LentFlow
 from swos_net.tcp import lending
 from swos_net.tcp.segment import ACK
 from swos_net.tcp.state import State
@@ -22,13 +22,8 @@ OF_THE_LOAN = {"send_ring", "receive_ring", "path", "ensemble", "identity", "los
 
 
 @pytest.fixture
-def table():
-    return FlowTable(1)
-
-
-@pytest.fixture
-def flow(table):
-    return LentFlow(table, bytes(36), FlowPath(bytes(16), 1, bytes(16), 2, 64))
+def flow():
+    return LentFlow(bytes(36), FlowPath(bytes(16), 1, bytes(16), 2, 64), 0, None)
 
 
 @pytest.fixture
