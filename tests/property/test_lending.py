@@ -26,6 +26,26 @@ VARIANTS = {
 }
 
 
+# what a user may ask for at any moment, of an endpoint
+WISHES = (
+    lambda endpoint, chance, now: endpoint.connection.set_keepalive(chance.random() < 0.5, now),
+    lambda endpoint, chance, now: setattr(endpoint.connection.tcb, "keepalive_idle", chance.choice((1.0, 2.0, 7200.0))),
+    lambda endpoint, chance, now: setattr(endpoint.connection.tcb, "nodelay", chance.random() < 0.5),
+    lambda endpoint, chance, now: setattr(endpoint.connection.tcb, "cork", chance.random() < 0.3),
+    lambda endpoint, chance, now: setattr(endpoint.connection.tcb, "not_sent_low", chance.choice((0, 0, 4000))),
+    lambda endpoint, chance, now: setattr(endpoint.connection.tcb, "user_timeout", chance.choice((0, 0, 90.0))),
+    lambda endpoint, chance, now: endpoint.connection.set_receive_low(chance.choice((1, 1, 500))),
+    lambda endpoint, chance, now: endpoint.connection.set_receive_buffer(chance.choice((20_000, 200_000))),
+    lambda endpoint, chance, now: endpoint.connection.set_send_buffer(chance.choice((20_000, 200_000))),
+    lambda endpoint, chance, now: endpoint.connection.path_mtu_changed(1200),
+    lambda endpoint, chance, now: endpoint.path_error(113, now),
+    lambda endpoint, chance, now: endpoint.peek(100),
+    lambda endpoint, chance, now: endpoint.receive(50, now),
+    lambda endpoint, chance, now: endpoint.trim(now),
+    lambda endpoint, chance, now: endpoint.ready(),
+)
+
+
 class Conversation:
     """Two hosts that do what the seed says; `frames` is what crossed the link and when, `loans` how often an end was lent.
 
@@ -60,7 +80,7 @@ class Conversation:
         """One more thing happens, and time passes."""
         chance = self.chance
         stream = chance.choice(self.ends)
-        what = chance.choice(("request",) * 12 + ("turns",) * 6 + ("bulk", "pause", "resume", "wait", "look"))
+        what = chance.choice(("request",) * 12 + ("turns",) * 6 + ("bulk", "pause", "resume", "wait", "look", "wish", "wish"))
         if what == "request":
             stream.send(bytes(chance.randint(1, 400)))
         elif what == "turns":
@@ -73,6 +93,9 @@ class Conversation:
             stream.pause()
         elif what == "resume":
             stream.resume()
+        elif what == "wish":
+            chance.choice(WISHES)(stream.endpoint, chance, self.network.now)
+            stream.endpoint.changed(self.network.now)
         elif what == "look":
             assert stream.endpoint.connection.tcb.snd_una <= stream.endpoint.connection.tcb.snd_nxt
         self.network.run(self.network.now + chance.choice((0.0, 0.001, 0.03, 0.3, 1.0 if what == "wait" else 0.1)))
