@@ -32,6 +32,21 @@ def exchange(net, client, server, times=2 * LEND_AFTER):
             net.rest(0.02)
 
 
+def many(pair, count):
+    """(network, clients' streams, servers' streams) of connections that have exchanged 30 times 10 octets each way."""
+    net = pair()
+    acceptor = net.server.listen(80)
+    clients = [net.client.connect(net.server_address[4], 80) for _ in range(count)]
+    net.run(lambda: len(acceptor.streams) == count)
+    for turn in range(30):
+        for streams in (clients, acceptor.streams):
+            for stream in streams:
+                stream.send(bytes([turn]) * 10)
+            net.rest(0.02)
+    assert net.server.stack.lending.count == net.client.stack.lending.count == count
+    return net, clients, acceptor.streams
+
+
 def test_requests_and_answers_are_lent_soon(talking):
     net, client, server = talking()
     assert net.client.stack.lending.count == net.server.stack.lending.count == 1
@@ -137,16 +152,7 @@ def test_short_loans_become_rare(talking):
 
 def test_a_watcher_that_ends_another_loan(pair):
     """Both have news in one burst; who comes second hears of it all the same."""
-    net = pair()
-    acceptor = net.server.listen(80)
-    clients = [net.client.connect(net.server_address[4], 80) for _ in range(4)]
-    net.run(lambda: len(acceptor.streams) == 4)
-    for turn in range(30):
-        for stream in clients + acceptor.streams:
-            stream.send(b"x")
-        net.rest(0.02)
-    servers = acceptor.streams
-    assert all(stream.endpoint.lent is not None for stream in servers)
+    net, clients, servers = many(pair, 4)
 
     def look(mask):
         for stream in servers:
@@ -205,20 +211,9 @@ def test_bulk_in_the_hands_of_the_data_plane(talking, offloads):
 
 
 def test_many_at_once(pair):
-    net = pair()
-    acceptor = net.server.listen(80)
-    clients = [net.client.connect(net.server_address[4], 80) for _ in range(60)]
-    net.run(lambda: len(acceptor.streams) == 60)
-    for turn in range(30):
-        for client in clients:
-            client.send(bytes([turn]) * 10)
-        net.rest(0.02)
-        for server in acceptor.streams:
-            server.send(bytes([turn]) * 10)
-        net.rest(0.02)
-    assert net.server.stack.lending.count == net.client.stack.lending.count == 60
+    net, clients, servers = many(pair, 60)
     wanted = b"".join(bytes([turn]) * 10 for turn in range(30))
-    assert all(stream.received == wanted for stream in clients + acceptor.streams)
+    assert all(stream.received == wanted for stream in clients + servers)
     for client in clients[::2]:
         client.close()
     net.rest()
