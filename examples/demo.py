@@ -1,4 +1,4 @@
-"""The demo: boots a guest whose network card is served by this process, and lets it fetch files over IPv4 and IPv6.
+"""The demo: boots a guest whose network card is served by this process; each fetches files of the other over IPv4 and IPv6.
 
     python3 examples/demo.py [--guest aarch64|x86_64]
 
@@ -15,6 +15,7 @@ import re
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,7 @@ from lab.qemu import BENCHMARK_CPUS, Emulator, Guest, find_emulator, vhost_user_
 ADDRESS4, ADDRESS6, PREFIX6 = "10.0.2.2", "fd00:5705::2", "fd00:5705::/64"
 FILE_SIZE = 32 << 20
 FILE = "/files/random.bin"
+GUEST_PORT = 8080  # of the guest's own web server
 INDEX = "<!doctype html>\n<title>swos_net</title>\n<p>Served by a TCP/IP stack in Python.\n"
 
 
@@ -89,6 +91,19 @@ class Host:
         await self._service.stop(1.0)
         await self._runner.__aexit__(*exception)
 
+    async def fetch(self, address: str) -> tuple[str, float]:
+        """The SHA-256 of the guest's copy of the file, and how many seconds it took to get it."""
+        capability = self._runner.stack.root.attenuate([f"tcp:connect:*:{GUEST_PORT}"], "fetch")
+        begun = time.monotonic()
+        reader, writer = await self._runner.open_connection(address, GUEST_PORT, capability=capability, limit=1 << 20)
+        writer.write(b"GET /file HTTP/1.0\r\nHost: guest\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        digest = hashlib.sha256()
+        while data := await reader.read(1 << 20):
+            digest.update(data)
+        writer.close()
+        return digest.hexdigest(), time.monotonic() - begun
+
     def _requested(self, line: str) -> None:
         self.requests += 1
         say(f"  host   {line}")
@@ -103,10 +118,10 @@ class Host:
 
 
 class Checks:
-    """What was fetched, each over one protocol version; raises DemoError at the first that is wrong."""
+    """What either end fetched, each over one protocol version; raises DemoError at the first that is wrong."""
 
     def __init__(self):
-        self.rates: dict[str, float] = {}
+        self.rates: dict[str, list[float]] = {}  # Mbit/s, to the guest and from it
 
     @staticmethod
     def expect(condition: bool, what: str, shown: str = "") -> None:
@@ -119,17 +134,19 @@ class Checks:
     def listing(self, version: str, text: str) -> None:
         self.expect("random.bin" in text and "note.txt" in text, f"the listing over {version} is incomplete", text)
 
-    def file(self, version: str, digest: str, wanted: str, seconds: float) -> None:
+    def file(self, who: str, version: str, digest: str, wanted: str, seconds: float) -> None:
         self.expect(digest == wanted, f"the SHA-256 of {FILE} over {version} differs", digest)
-        self.rates[version] = FILE_SIZE * 8 / seconds / 1e6
-        say(
-            f"  guest  {FILE} over {version}: {FILE_SIZE >> 20} MiB in {seconds:.1f} s, "
-            f"{self.rates[version]:.0f} Mbit/s, SHA-256 matches"
-        )
+        rate = FILE_SIZE * 8 / seconds / 1e6
+        self.rates.setdefault(version, []).append(rate)
+        say(f"  {who:6s} {FILE} over {version}: {FILE_SIZE >> 20} MiB in {seconds:.1f} s, {rate:.0f} Mbit/s, SHA-256 matches")
+
+    def summary(self) -> str:
+        return ", ".join(f"{to_guest:.0f} Mbit/s to the guest and {from_guest:.0f} back over {version}"
+                         for version, (to_guest, from_guest) in self.rates.items())  # fmt: skip
 
 
-def converse(guest: Guest, site: Site) -> Checks:
-    """Everything the guest does, one command after the other; runs in a thread of its own."""
+def converse(guest: Guest, site: Site, fetch: Callable[[str], tuple[str, float]]) -> Checks:
+    """Everything the guest does, one command after the other; runs in a thread of its own.  `fetch` is the host's."""
     checks = Checks()
     guest.wait_ready()
     lease = re.search(r"^lab: lease (\S+)", guest.console.text, re.MULTILINE)
@@ -137,7 +154,9 @@ def converse(guest: Guest, site: Site) -> Checks:
     address6 = re.search(r"^lab: ipv6 (\S+:\S+)", guest.console.text, re.MULTILINE)
     checks.expect(bool(address6), "the guest got no IPv6 address", guest.console.text)
     say(f"  guest  {lease.group(1)} by DHCP, {address6.group(1)} by router advertisement")
-    for version, host, url in (("IPv4", ADDRESS4, f"http://{ADDRESS4}"), ("IPv6", ADDRESS6, f"http://[{ADDRESS6}]")):
+    guest.run(f"httpd -p [::]:{GUEST_PORT} -h /tmp")
+    for version, host, url, own in (("IPv4", ADDRESS4, f"http://{ADDRESS4}", lease.group(1)),
+                                    ("IPv6", ADDRESS6, f"http://[{ADDRESS6}]", address6.group(1))):  # fmt: skip
         status, text = guest.run(f"ping -c 3 -W 2 {host}")
         checks.expect(status == 0, f"ping {host} failed", text)
         say(f"  guest  ping {host}: {text.strip().splitlines()[-1]}")
@@ -147,9 +166,10 @@ def converse(guest: Guest, site: Site) -> Checks:
         status, text = guest.run(f"wget -q -O /tmp/file {url}{FILE}", 60)
         seconds = time.monotonic() - begun
         checks.expect(status == 0, f"fetching {FILE} over {version} failed", text)
-        checks.file(
-            version, guest.run("sha256sum < /tmp/file; rm /tmp/file")[1].partition(" ")[0], site.digest, seconds
-        )
+        checks.file("guest", version, guest.run("sha256sum < /tmp/file")[1].partition(" ")[0], site.digest, seconds)
+        digest, seconds = fetch(own.partition("/")[0])
+        checks.file("host", version, digest, site.digest, seconds)
+        guest.run("rm /tmp/file")
     guest.power_off()
     return checks
 
@@ -158,10 +178,7 @@ def account(host: Host, checks: Checks) -> None:
     """What went over the link, as the host's side counted it."""
     counters = host.device.counters()
     say()
-    say(
-        f"{host.requests} requests answered; {FILE_SIZE >> 20} MiB at "
-        + ", ".join(f"{rate:.0f} Mbit/s over {version}" for version, rate in checks.rates.items())
-    )
+    say(f"{host.requests} requests answered; {FILE_SIZE >> 20} MiB at {checks.summary()}")
     for label, name in (("to the guest", "transmit"), ("from the guest", "receive")):
         frames, size, bursts = (counters[f"{name}_{what}"] for what in ("frames", "bytes", "bursts"))
         if frames:
@@ -179,22 +196,28 @@ async def with_guest(emulator: Emulator, image: GuestImage, folder: Path, site: 
     )
     path = folder / "nic.sock"
     async with Host(f"vhost-user:{path}", site, ra=PREFIX6, dhcp_server=True) as host:
+        loop = asyncio.get_running_loop()
+
+        def fetch(address: str) -> tuple[str, float]:
+            return asyncio.run_coroutine_threadsafe(host.fetch(address), loop).result(60)
+
         guest = Guest(image, vhost_user_network(path), emulator=emulator, cpu=BENCHMARK_CPUS[image.architecture])
         try:
-            checks = await asyncio.to_thread(converse, guest, site)
+            checks = await asyncio.to_thread(converse, guest, site, fetch)
         finally:
             guest.kill()
         account(host, checks)
 
 
 async def without_guest(site: Site) -> None:
-    """The same server and the same fetches over a link in memory, a second stack in the guest's place."""
+    """The same fetches over a link in memory, a second stack in the guest's place."""
     from swos_net import open_stack
     from swos_net.asyncio import StackRunner
     from swos_net.device.pair import make_pair
 
     ours, theirs = make_pair()
-    client_poller = open_stack(theirs, addresses=["10.0.2.15/24", "fd00:5705::15/64"], name="client")
+    own4, own6 = "10.0.2.15", "fd00:5705::15"
+    client_poller = open_stack(theirs, addresses=[f"{own4}/24", f"{own6}/64"], name="client")
     checks = Checks()
     async with Host(ours, site) as host, StackRunner(client_poller) as client:
         capability = client.stack.root.attenuate(["tcp:connect:*:80"], "fetch")
@@ -207,17 +230,24 @@ async def without_guest(site: Site) -> None:
             checks.expect(head.startswith((b"HTTP/1.0 200", b"HTTP/1.1 200")), f"{target} was refused", head.decode())
             return body
 
-        for version, address in (("IPv4", ADDRESS4), ("IPv6", ADDRESS6)):
+        async def serve(reader, writer) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(b"HTTP/1.0 200 OK\r\n\r\n")
+            writer.write(body)
+            writer.close()
+
+        served = client.stack.root.attenuate([f"tcp:bind,listen,accept:*:{GUEST_PORT}"], "httpd")
+        await client.start_server(serve, None, GUEST_PORT, capability=served)
+        for version, address, own in (("IPv4", ADDRESS4, own4), ("IPv6", ADDRESS6, own6)):
             checks.page(version, (await fetch(address, "/")).decode())
             checks.listing(version, (await fetch(address, "/files/")).decode())
             begun = time.monotonic()
             body = await fetch(address, FILE)
-            checks.file(version, hashlib.sha256(body).hexdigest(), site.digest, time.monotonic() - begun)
+            checks.file("guest", version, hashlib.sha256(body).hexdigest(), site.digest, time.monotonic() - begun)
+            digest, seconds = await host.fetch(own)
+            checks.file("host", version, digest, site.digest, seconds)
         say()
-        say(
-            f"{host.requests} requests answered over a link in memory: "
-            + ", ".join(f"{rate:.0f} Mbit/s over {version}" for version, rate in checks.rates.items())
-        )
+        say(f"{host.requests} requests answered over a link in memory: {checks.summary()}")
 
 
 async def run(architecture: str) -> None:
