@@ -52,7 +52,8 @@ class ThreadedRunner(LockedDriver):
         with self.lock:
             now = self.clock()
             self.close_abandoned(now)
-            self.poller.flush(now)
+            if self._refusal is None:
+                self._flush(now)
             self._stopping = True
             if self._refusal is None:
                 self.refuse(errno.ENETDOWN, "the runner of this stack has been stopped")
@@ -84,7 +85,8 @@ class ThreadedRunner(LockedDriver):
         now = self.clock()
         if self._abandoned:
             self.close_abandoned(now)
-        self.poller.flush(now)
+        if not self._flush(now):
+            return
         if self._thread is not None:
             self._follow_writability()  # the thread may sleep for long
         deadline = self.poller.next_deadline()
@@ -93,11 +95,28 @@ class ThreadedRunner(LockedDriver):
             self._sleeping_until = deadline  # woken once is enough
             self._ring()
 
+    def _flush(self, now: float) -> bool:
+        """False when that showed the device to be gone: whoever is inside did nothing wrong, and hears of it in his own way."""
+        try:
+            self.poller.flush(now)
+        except OSError as error:
+            self._fail(error, now)
+            self._ring()  # the thread has nothing to do any more
+            return False
+        return True
+
+    def _fail(self, error: Exception, now: float) -> None:
+        """A device that is gone, or a defect: either way nobody may wait for ever.  With the lock held, in an `except`."""
+        log.exception("%s is no longer served", self.stack.name)
+        self.refuse(errno.ENETDOWN, f"the device of this stack is gone: {error}")
+        self.poller.failed(now)
+        self._nudge_all()
+
     # The thread
 
     def _run(self) -> None:
         try:
-            while not self._stopping:
+            while not self._stopping and self._refusal is None:
                 with self.lock:
                     now = self.clock()
                     self.close_abandoned(now)
@@ -112,12 +131,8 @@ class ThreadedRunner(LockedDriver):
                 self._epoll.poll(timeout)
                 self._silence()
         except Exception as error:
-            # a device that is gone, or a defect: either way nobody may wait for ever
-            log.exception("%s is no longer served", self.stack.name)
             with self.lock:
-                self.refuse(errno.ENETDOWN, f"the device of this stack is gone: {error}")
-                self.poller.failed(self.clock())
-                self._nudge_all()
+                self._fail(error, self.clock())
 
     def _follow_writability(self) -> None:
         for port in self.poller.ports:

@@ -159,6 +159,25 @@ def test_a_device_that_fails_ends_every_connection(caplog):
         assert caught.value.errno == errno.ENETDOWN
 
 
+def test_a_device_that_fails_under_a_caller(caplog):
+    """The call does what it can, as one whose packets are lost; those that follow learn why."""
+
+    class Failing(Stubborn):
+        def transmit(self, batch):
+            raise OSError(errno.ENODEV, "gone")
+
+    with ThreadedRunner(open_stack(Failing(0), addresses=["10.0.0.1/24"])) as runner:
+        with caplog.at_level(logging.CRITICAL):
+            with runner.entered() as now:
+                endpoint = runner.stack.tcp_connect(runner.stack.root, parse_address("10.0.0.2"), 80, now)
+            assert endpoint.connection.tcb.error == errno.ENETDOWN
+            with pytest.raises(OSError) as caught:
+                send(runner)
+        assert caught.value.errno == errno.ENETDOWN
+        runner._thread.join(5)
+        assert not runner._thread.is_alive()
+
+
 class TestWaiting:
     @pytest.fixture
     def runner(self):
