@@ -28,7 +28,7 @@ from http_server import PORT, SERVERS, TEXT  # noqa: E402
 from lab import namespaces  # noqa: E402
 from lab.namespaces import Namespace  # noqa: E402
 from lab.packages import LabError  # noqa: E402
-from processes import Process, cpu_seconds  # noqa: E402
+from processes import Process, cpu_seconds, say  # noqa: E402
 from report import HTTP_CONNECTIONS, LINUX, OURS, Results, http_cpu, http_rate  # noqa: E402
 
 CLIENT, SERVER = "10.0.2.1/24", "10.0.2.2"
@@ -114,10 +114,6 @@ def run_rounds(arguments: argparse.Namespace, folder: Path, results: Results, sa
                 results.add(side, values)
                 say(f"round {number}, {side}: {Results.line(values)}")
     return failures
-
-
-def say(line: str = "") -> None:
-    print(line, flush=True)
 
 
 def numbers(text: str) -> list[int]:

@@ -14,7 +14,6 @@ import multiprocessing
 import subprocess
 import sys
 import textwrap
-import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +21,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "examples"))
 
 from lab import namespaces  # noqa: E402
+from processes import say  # noqa: E402
 from report import CAPACITY, GOODPUT_FAR, GOODPUT_LOSS, OURS, Results  # noqa: E402
 from swos_net.config import StackConfig, TcpConfig  # noqa: E402
 from swos_net.testing.host import Stream  # noqa: E402
@@ -167,10 +167,6 @@ def linux_congestion(wanted: str) -> str:
     """`wanted` where this kernel has it, else the next best it has."""
     available = Path("/proc/sys/net/ipv4/tcp_available_congestion_control").read_text().split()
     return next((name for name in (wanted, "cubic", "reno", *available) if name in available), wanted)
-
-
-def say(line: str) -> None:
-    print(line, flush=True)
 
 
 def main() -> int:

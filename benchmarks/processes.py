@@ -1,4 +1,5 @@
-"""Processes of a benchmark: started with their output in a file, timed, and ended by their own id."""
+"""What every benchmark does: says how far it is, builds the load program, starts processes with their output in a file,
+times them and ends them by their own id."""
 
 import atexit
 import subprocess
@@ -8,8 +9,23 @@ from pathlib import Path
 
 from lab.packages import LabError
 
+HERE = Path(__file__).resolve().parent
 READY_DEADLINE = 30.0
 END_DEADLINE = 5.0
+
+
+def say(line: str = "") -> None:
+    print(line, flush=True)
+
+
+def build_netload(folder: Path) -> Path:
+    """The static client and server program; LabError without a compiler."""
+    target = folder / "netload"
+    result = subprocess.run(["cc", "-std=c11", "-O2", "-static", "-o", str(target), str(HERE / "guest/netload.c")],
+                            capture_output=True, text=True)
+    if result.returncode:
+        raise LabError(f"benchmarks/guest/netload.c does not compile: {result.stderr.strip()}")
+    return target
 
 
 def cpu_seconds(pid: int) -> float:

@@ -10,7 +10,6 @@ import argparse
 import contextlib
 import os
 import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,25 +25,12 @@ from lab.guest_image import GuestImage, build_guest  # noqa: E402
 from lab.packages import LabError  # noqa: E402
 from lab.qemu import BENCHMARK_CPUS, Emulator, Guest, find_emulator  # noqa: E402
 from peers import GUEST, PEERS, PREFIX, STACK, Ours, Peer  # noqa: E402
+from processes import build_netload, say  # noqa: E402
 from report import Results  # noqa: E402
 
 ARCHITECTURE = "x86_64"
 INSTALLED, BACKPORTS = "installed", "bookworm-backports"
 MSIX_FOR_ALL = (8,)  # the QEMU from which vhost-user has MSI-X under emulation, as the peers' devices always have
-
-
-def say(line: str = "") -> None:
-    print(line, flush=True)
-
-
-def build_netload(folder: Path) -> Path:
-    """The static client and server program; LabError without a compiler."""
-    target = folder / "netload"
-    result = subprocess.run(["cc", "-std=c11", "-O2", "-static", "-o", str(target), str(HERE / "guest/netload.c")],
-                            capture_output=True, text=True)
-    if result.returncode:
-        raise LabError(f"benchmarks/guest/netload.c does not compile: {result.stderr.strip()}")
-    return target
 
 
 def build_image(netload: Path) -> GuestImage:

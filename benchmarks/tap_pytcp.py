@@ -21,7 +21,7 @@ from cases import PATIENCE, TO_GUEST, TO_STACK, Values, netload  # noqa: E402
 from lab import namespaces  # noqa: E402
 from lab.namespaces import Namespace  # noqa: E402
 from lab.packages import LabError, cache_directory, locked  # noqa: E402
-from processes import Process, cpu_seconds  # noqa: E402
+from processes import Process, build_netload, cpu_seconds, say  # noqa: E402
 from report import OURS, TAP_CPU, TAP_RR, TAP_TCP, Results  # noqa: E402
 from serve import ECHO, SINK, SOURCE  # noqa: E402
 
@@ -109,8 +109,6 @@ def run_rounds(folder: Path, results: Results, rounds: int, seconds: float, say:
 
 
 def main() -> int:
-    from run import build_netload, say
-
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=4.0, help="length of each case")
