@@ -260,7 +260,7 @@ class TestWaiting:
     def test_a_reader_wakes_up_when_the_connection_is_reset(self, wired, in_thread):
         client, server = connected(wired)
         server.sendall(b"unread")
-        time.sleep(0.02)
+        assert client.recv(1, stdlib.MSG_PEEK) == b"u"  # it is there, so that closing resets
         joined = in_thread(server.recv, 100)
         client.close()
         with pytest.raises(ConnectionResetError):
