@@ -14,10 +14,10 @@
 
 #define FLOW_TRANSMISSIONS 16
 
-/* what a call has to say: tcp_flow.news, the results of flow_transmit() and flow_received() */
+/* what a call has to say: tcp_flow.news, the results of flow_transmit() and flow_received(); readiness as in poll(2) */
 #define FLOW_READABLE 1  /* text has come */
-#define FLOW_WRITABLE 2  /* a writer that had to wait may go on */
-#define FLOW_OUTPUT 4    /* flow_transmit() has something to look at */
+#define FLOW_OUTPUT 2    /* flow_transmit() has something to look at */
+#define FLOW_WRITABLE 4  /* a writer that had to wait may go on */
 #define FLOW_EARLIER 8   /* the deadline is earlier than `scheduled` */
 #define FLOW_NOT_MINE 16 /* Python has to see to it */
 

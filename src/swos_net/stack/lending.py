@@ -12,7 +12,8 @@ from swos_net.dataplane.tcp_flow import FlowTable, LentFlow
 from swos_net.stack.endpoint import Ready
 from swos_net.tcp import lending
 
-_READABLE, _WRITABLE = tcp_flow.READABLE, tcp_flow.WRITABLE
+_READY = Ready.READABLE | Ready.WRITABLE
+assert _READY == tcp_flow.READABLE | tcp_flow.WRITABLE
 _OUTPUT, _EARLIER = tcp_flow.OUTPUT, tcp_flow.EARLIER
 
 
@@ -64,10 +65,8 @@ class Lending:
         borrowers = self._borrowers
         # a watcher may have another connection taken back, which then is no longer under its number
         for endpoint, what in [(borrowers[number], what) for number, what in news]:
-            if what & _READABLE:
-                endpoint.notify(Ready.READABLE if not what & _WRITABLE else Ready.READABLE | Ready.WRITABLE)
-            elif what & _WRITABLE:
-                endpoint.notify(Ready.WRITABLE)
+            if ready := what & _READY:
+                endpoint.notify(ready)
             if what & _OUTPUT:
                 endpoint.want_output()
             elif what & _EARLIER:
