@@ -1,9 +1,11 @@
 """Requests per second of web servers in Python: one program, on our event loop and on asyncio's with kernel sockets.
 
-    python benchmarks/http_requests.py [--rounds 3] [--seconds 3] [--servers aiohttp,uvicorn] [--connections 1,16,64]
+    python benchmarks/http_requests.py [--rounds 9] [--seconds 2] [--servers aiohttp,uvicorn] [--connections 1,16,64]
 
 wrk asks from a network namespace, over connections that are kept.  Ours sits at the other end of a TAP device; the
-kernel's is in another namespace, joined by a veth pair.  Offloads are as the kernel sets them up.  Needs root and wrk.
+kernel's is in another namespace, joined by a veth pair.  Offloads are as the kernel sets them up.  Both servers of a
+kind run all the time and are asked in turn, many times for a moment: a shared machine changes its speed within seconds,
+and so does it for both.  Needs root and wrk.
 Read http_server.py for what is served.
 """
 
@@ -17,7 +19,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -63,8 +65,26 @@ def over_veth() -> Iterator[Network]:
 SIDES = {OURS: over_tap, LINUX: over_veth}
 
 
-def measure(name: str, side: str, log: Path, connections: list[int], seconds: float, profile: str = "") -> Values:
-    """Start a server and ask it over each number of connections in turn; LabError when an answer was wrong."""
+class Served:
+    """One server on one side, ready to be asked."""
+
+    def __init__(self, name: str, client: Namespace, process: Process):
+        self.name = name
+        self._client = client
+        self._process = process
+
+    def measure(self, connections: int, seconds: float) -> Values:
+        """LabError when an answer was wrong."""
+        before = cpu_seconds(self._process.pid)
+        requests, rate = load(self._client, connections, seconds)
+        self._process.check()
+        spent = cpu_seconds(self._process.pid) - before
+        return {http_rate(self.name, connections): rate, http_cpu(self.name, connections): spent / requests * 1000}
+
+
+@contextlib.contextmanager
+def serving(name: str, side: str, log: Path, profile: str = "") -> Iterator[Served]:
+    """A server that has answered once; LabError when it does not."""
     with SIDES[side]() as (client, home, options):
         if profile and side == OURS:
             options += ["--profile", profile]
@@ -73,14 +93,7 @@ def measure(name: str, side: str, log: Path, connections: list[int], seconds: fl
         try:
             fetch = ("curl", "--silent", "--max-time", "2", URL)
             server.wait_for(lambda: client.run(*fetch, check=False).stdout.decode() == TEXT, "answered")
-            values: Values = {}
-            for count in connections:
-                before = cpu_seconds(server.pid)
-                requests, rate = load(client, count, seconds)
-                server.check()
-                values[http_rate(name, count)] = rate
-                values[http_cpu(name, count)] = (cpu_seconds(server.pid) - before) / requests * 1000
-            return values
+            yield Served(name, client, server)
         finally:
             server.stop()
 
@@ -97,22 +110,25 @@ def load(client: Namespace, connections: int, seconds: float) -> tuple[int, floa
     return int(requests[1]), float(rate[1])
 
 
-def run_rounds(arguments: argparse.Namespace, folder: Path, results: Results, say: Callable[[str], None]) -> int:
-    """Every server on either side in turn, `rounds` times; how many runs failed."""
+def run_rounds(arguments: argparse.Namespace, name: str, folder: Path, results: Results) -> int:
+    """One server on both sides, asked in turn `rounds` times over each number of connections; how many runs failed."""
+    profile = f"{os.path.abspath(arguments.profile)}.{name}" if arguments.profile else ""
     failures = 0
-    for number in range(1, arguments.rounds + 1):
-        for name in arguments.servers:
-            profile = f"{os.path.abspath(arguments.profile)}.{name}" if arguments.profile else ""
-            for side in SIDES:
-                log = folder / f"{name}-{side}-{number}.log"
-                try:
-                    values = measure(name, side, log, arguments.connections, arguments.seconds, profile)
-                except (LabError, subprocess.TimeoutExpired) as error:
-                    say(f"round {number}, {name}, {side}: {error}")
-                    failures += 1
-                    continue
-                results.add(side, values)
-                say(f"round {number}, {side}: {Results.line(values)}")
+    with contextlib.ExitStack() as servers:
+        sides = {side: servers.enter_context(serving(name, side, folder / f"{name}-{side}.log", profile)) for side in SIDES}
+        for connections in arguments.connections:
+            for number in range(1, arguments.rounds + 1):
+                found = {}
+                for side in sorted(sides, reverse=number % 2 == 0):  # nobody is always the first
+                    try:
+                        found[side] = sides[side].measure(connections, arguments.seconds)
+                    except (LabError, subprocess.TimeoutExpired) as error:
+                        say(f"round {number}, {name}, {connections} connections, {side}: {error}")
+                        failures += 1
+                for side, values in found.items():
+                    results.add(side, values)
+                rates = (f"{side} {values[http_rate(name, connections)]:,.0f}" for side, values in found.items())
+                say(f"{name}, {connections} connections, round {number}: {', '.join(rates)} requests/s")
     return failures
 
 
@@ -122,12 +138,12 @@ def numbers(text: str) -> list[int]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of each case (3), whole seconds")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of each (2), whole seconds")
     parser.add_argument("--servers", default=",".join(SERVERS), help=f"of {','.join(SERVERS)}")
     parser.add_argument("--connections", type=numbers, default=list(HTTP_CONNECTIONS), help="in turn (1,16,64)")
     parser.add_argument("--profile", default="", metavar="FILE",
-                        help="cProfiles of our servers, of the last round, in FILE.aiohttp ...")
+                        help="cProfiles of our servers, in FILE.aiohttp ...")
     parser.add_argument("--results", type=Path, default=HERE / "results", help="folder for the rows")
     arguments = parser.parse_args()
     wanted, arguments.servers = arguments.servers.split(","), []
@@ -145,7 +161,10 @@ def main() -> int:
     results = Results()
     try:
         with tempfile.TemporaryDirectory(prefix="swos-bench-") as folder:
-            failures = run_rounds(arguments, Path(folder), results, say)
+            failures = sum(run_rounds(arguments, name, Path(folder), results) for name in arguments.servers)
+    except LabError as error:
+        say(f"left out, the rest: {error}")
+        return 1
     except KeyboardInterrupt:
         return 130
     say()
