@@ -8,6 +8,8 @@
 #include <stddef.h>
 #include <string.h>
 
+_Static_assert(BATCH_SEGMENTS <= BURST_FRAMES, "there is place for everybody's news");
+
 enum { TCP_PSH = 8, TCP_ACK = 16, PROTOCOL_TCP = 6, TIMESTAMPS_LENGTH = 12, SEGMENTS_AHEAD = 16 };
 
 static const double WORST_DELAYED_ACK = 0.2;     /* RFC 8985 7.2: WCDelAckT */
@@ -59,6 +61,7 @@ void flow_table_use(flow_table *table, tcp_flow **buckets, uint32_t count)
 void flow_table_add(flow_table *table, tcp_flow *flow)
 {
     flow->news = 0;
+    flow->lent = 1;
     flow->left_to_python = table->burst_number;
     insert(table, flow);
 }
@@ -66,6 +69,7 @@ void flow_table_add(flow_table *table, tcp_flow *flow)
 void flow_table_remove(flow_table *table, tcp_flow *flow)
 {
     tcp_flow **link = &table->buckets[bucket_of(table, flow->key)];
+    flow->lent = 0;
     while (*link && *link != flow)
         link = &(*link)->next;
     if (!*link)
@@ -397,7 +401,7 @@ int flow_writable(tcp_flow *flow)
 }
 
 /* receive_window.opened() */
-uint32_t flow_received(tcp_flow *flow)
+static uint32_t received(tcp_flow *flow)
 {
     flow_state *s = &flow->state;
     if (isfinite(s->delayed_ack) && !s->interactive) {
@@ -414,6 +418,12 @@ uint32_t flow_received(tcp_flow *flow)
             s->ack_now = 1;
     }
     return s->ack_now ? FLOW_OUTPUT : 0;
+}
+
+uint64_t flow_receive(tcp_flow *flow, uint8_t *data, uint64_t length)
+{
+    uint64_t taken = byte_ring_read(receive_ring(&flow->state), data, length);
+    return taken << 8 | (taken ? received(flow) : 0);
 }
 
 /* What goes out */
@@ -571,7 +581,8 @@ static uint64_t acceptable_seq(const flow_state *s)
     return s->snd_nxt <= edge || s->snd_nxt - edge < 1ull << s->snd_wscale ? s->snd_nxt : edge;
 }
 
-uint32_t flow_transmit(tcp_flow *flow, segment_batch *batch, uint32_t index, double now)
+/* How many segments were added in the low 8 bits, FLOW_* << 8 */
+static uint32_t transmit(tcp_flow *flow, segment_batch *batch, uint32_t index, double now)
 {
     flow_state *s = &flow->state;
     uint32_t result = s->snd_nxt < data_end(s) ? send_data(flow, batch, index, now) : 0;
@@ -585,4 +596,22 @@ uint32_t flow_transmit(tcp_flow *flow, segment_batch *batch, uint32_t index, dou
         }
     }
     return result | earlier(flow) << 8;
+}
+
+uint32_t flow_table_transmit(flow_table *table, uint32_t count, segment_batch *batch, uint32_t index, double now)
+{
+    uint32_t done = 0;
+    table->segments = table->news_count = 0;
+    while (done < count && index + table->segments < BATCH_SEGMENTS) {
+        tcp_flow *flow = (tcp_flow *)(uintptr_t)table->outgoing[done];
+        uint32_t result = flow->lent ? transmit(flow, batch, index + table->segments, now) : FLOW_NOT_MINE << 8;
+        uint32_t news = result >> 8;
+        table->segments += result & 255;
+        if (news)
+            table->news[table->news_count++] = (flow_news){done, news};
+        done++;
+        if (news & FLOW_NOT_MINE)
+            break;
+    }
+    return done;
 }

@@ -14,9 +14,9 @@
 
 #define FLOW_TRANSMISSIONS 16
 
-/* what a call has to say: tcp_flow.news, the results of flow_transmit() and flow_received(); readiness as in poll(2) */
+/* what a call has to say: tcp_flow.news, flow_table.news, the result of flow_receive(); readiness as in poll(2) */
 #define FLOW_READABLE 1  /* text has come */
-#define FLOW_OUTPUT 2    /* flow_transmit() has something to look at */
+#define FLOW_OUTPUT 2    /* flow_table_transmit() has something to look at */
 #define FLOW_WRITABLE 4  /* a writer that had to wait may go on */
 #define FLOW_EARLIER 8   /* the deadline is earlier than `scheduled` */
 #define FLOW_NOT_MINE 16 /* Python has to see to it */
@@ -120,6 +120,7 @@ typedef struct tcp_flow {
     uint8_t key[36]; /* as in frame_record */
     uint32_t number; /* of its place with the owner */
     struct tcp_flow *next; /* in the table's bucket */
+    uint32_t lent;   /* it is in the table */
     uint32_t news;   /* FLOW_* that flow_table_receive() tells */
     uint32_t left_to_python; /* in the burst of that number nothing more of it is taken */
     double scheduled; /* when its owner looks after it at the latest */
@@ -129,7 +130,7 @@ typedef struct tcp_flow {
 } tcp_flow;
 
 typedef struct {
-    uint32_t number;
+    uint32_t number; /* flow_table_transmit(): index in `outgoing` */
     uint32_t news;
 } flow_news;
 
@@ -138,8 +139,9 @@ typedef struct {
     uint32_t bucket_count;
     uint64_t seed;         /* so that nobody outside knows who shares a bucket */
     uint32_t burst_number;
-    /* of the last flow_table_receive() */
-    uint32_t segments; /* frames that were taken, a run as one */
+    uint64_t outgoing[BATCH_SEGMENTS]; /* tcp_flow *, for flow_table_transmit() */
+    /* of the last flow_table_receive() or flow_table_transmit() */
+    uint32_t segments; /* frames that were taken, a run as one; segments that were added */
     uint32_t left;     /* records of the burst that Python has to look at */
     uint32_t news_count;
     flow_news news[BURST_FRAMES];
@@ -158,15 +160,16 @@ void flow_table_receive(flow_table *table, frame_burst *burst, double now);
 /* Appends what the user sends; returns how many bytes there was room for. */
 uint64_t flow_send(tcp_flow *flow, const uint8_t *data, uint64_t length);
 
-/* The user has taken bytes of the receive ring: 0 or FLOW_OUTPUT. */
-uint32_t flow_received(tcp_flow *flow);
+/* Takes up to `length` bytes that have come.  Returns how many << 8, and FLOW_OUTPUT or 0. */
+uint64_t flow_receive(tcp_flow *flow, uint8_t *data, uint64_t length);
 
 /* Whether a writer should go on; if not, FLOW_WRITABLE will follow. */
 int flow_writable(tcp_flow *flow);
 
-/* Adds what may go out now to the batch, from segment `index` on.  Returns how many segments that were in the low 8 bits,
- * and FLOW_* << 8: FLOW_OUTPUT when there is more, FLOW_NOT_MINE when Python has to see to the rest. */
-uint32_t flow_transmit(tcp_flow *flow, segment_batch *batch, uint32_t index, double now);
+/* Adds what the first `count` flows of `outgoing` may send now to the batch, from segment `index` on; each once, as far as
+ * there is room.  Returns how many flows it has been through, and lists those with news: FLOW_OUTPUT when there is more,
+ * FLOW_NOT_MINE, after which it goes no further, when Python has to see to the rest, or has taken the flow away meanwhile. */
+uint32_t flow_table_transmit(flow_table *table, uint32_t count, segment_batch *batch, uint32_t index, double now);
 
 /* The earliest timer has expired.  1 when it is that of a delayed acknowledgment alone, which flow_transmit() then sends;
  * 0 with nothing touched for any other. */

@@ -44,10 +44,10 @@ class Deliveries:
             if len(self.waiting) == 1:
                 self._wake()
 
-    def run(self, count: int) -> None:
-        """Delivers to the first `count` that wait: what is added by callbacks of the same turn is for the next one."""
+    def run(self) -> None:
+        """Delivers to those that wait: what is added by their callbacks is for the next turn."""
         waiting = self.waiting
-        for _ in range(count):
+        for _ in range(len(waiting)):
             sink = waiting.popleft()
             sink.queued = False
             sink.context.run(sink.deliver)

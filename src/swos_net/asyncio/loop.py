@@ -14,6 +14,7 @@ from asyncio.log import logger
 from collections.abc import Iterable
 from typing import Any
 
+from swos_net import clock
 from swos_net.asyncio.acceptor import Acceptor
 from swos_net.asyncio.datagram_transport import DatagramTransport
 from swos_net.asyncio.deliveries import Deliveries
@@ -37,6 +38,8 @@ class SwosEventLoop(SocketCalls, asyncio.SelectorEventLoop):
     A stack that is used is served by this loop from then on, as long as the loop runs.
     """
 
+    time = staticmethod(clock.monotonic)  # without asyncio's function around it: a turn asks it several times
+
     def __init__(self, capability: Capability | None = None):
         """`capability`: what holds where none is active.  Sockets are then made under its authority."""
         self.capability = capability
@@ -47,6 +50,7 @@ class SwosEventLoop(SocketCalls, asyncio.SelectorEventLoop):
         self._acceptors: dict[SocketCore, Acceptor] = {}
         self._owned: list[LoopDriver] = []  # to be stopped with this loop
         super().__init__(self._make_selector())
+        self._delivery = asyncio.Handle(self._deliveries.run, (), self)  # one for all turns; each sink has a context of its own
         if capability is not None:
             try:
                 self.serve(capability.issuer)
@@ -143,7 +147,7 @@ class SwosEventLoop(SocketCalls, asyncio.SelectorEventLoop):
 
     def _stacks_polled(self) -> None:
         if self._deliveries.waiting:
-            self.call_soon(self._deliveries.run, len(self._deliveries.waiting))
+            self._ready.append(self._delivery)
 
     # Sockets
 

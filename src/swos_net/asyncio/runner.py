@@ -77,7 +77,7 @@ class StackRunner:
         self.driver.stop()
         self.driver.end(self)
         if self.deliveries.waiting:
-            self.loop.call_soon(self.deliveries.run, len(self.deliveries.waiting))
+            self.loop.call_soon(self.deliveries.run)
         for transport in list(self._transports):
             transport._force_close(os_error(errno.ENETDOWN, f"{self.stack.name} is no longer served"))
 
@@ -150,7 +150,7 @@ class StackRunner:
             for _ in range(TURNS):
                 driver.poll(time())
                 if waiting:
-                    self.deliveries.run(len(waiting))
+                    self.deliveries.run()
                 if self._stopped:
                     return
                 due = driver.flush(time())

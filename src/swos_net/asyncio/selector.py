@@ -5,7 +5,7 @@ pipes, what `add_reader` was given.
 """
 
 import selectors
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 from swos_net.asyncio.driver import LoopDriver
@@ -57,8 +57,9 @@ class StackSelector(selectors.DefaultSelector):
                     wanted = driver.flush(now)
                 if wanted is not None and (due is None or wanted < due):
                     due = wanted
-            if self._devices:
-                self._follow_writability()
+            for descriptor, (_, port) in self._devices.items():
+                if port.blocked or descriptor in self._waiting_for_room:
+                    self._follow_writability(descriptor, port)
             if self._has_work():
                 timeout = 0
             elif due is not None:
@@ -69,7 +70,9 @@ class StackSelector(selectors.DefaultSelector):
             events = super().select(timeout)
         finally:
             self.asleep = False
-        touched = self._touched(events) if self._devices and events else ()
+        touched: Collection[LoopDriver] = ()
+        if events and self._devices:
+            touched, events = self._sorted_out(events)
         now = self._time()
         for driver in drivers:
             if driver in touched or due is not None and due <= now:
@@ -77,26 +80,28 @@ class StackSelector(selectors.DefaultSelector):
                 if not self._has_work():
                     driver.flush(now)  # answers of the stack itself: no callback has anything to add
         self._polled()
-        return [event for event in events if event[0].data is not None] if touched else events
+        return events
 
     def sleeps_beyond(self, due: float) -> bool:
         """For other threads, inside a stack: whether the loop has to be woken for something that is due then."""
         return self.asleep and (self._asleep_until is None or due < self._asleep_until)
 
-    def _touched(self, events: list) -> set[LoopDriver]:
-        touched = set()
-        for key, mask in events:
-            entry = self._devices.get(key.fd)
-            if entry is not None:
-                driver, port = entry
-                touched.add(driver)
-                if mask & selectors.EVENT_WRITE:
-                    port.blocked = False
-        return touched
+    def _sorted_out(self, events: list) -> tuple[list[LoopDriver], list]:
+        """(the drivers whose devices have something, the loop's own events)."""
+        touched, others = [], []
+        for event in events:
+            key, mask = event
+            if key.data is not None:
+                others.append(event)
+                continue
+            driver, port = self._devices[key.fd]
+            touched.append(driver)
+            if mask & selectors.EVENT_WRITE:
+                port.blocked = False
+        return touched, others
 
-    def _follow_writability(self) -> None:
-        for descriptor, (_, port) in self._devices.items():
-            waits = port.blocked and port.device.wants_write
-            if waits != (descriptor in self._waiting_for_room):
-                (self._waiting_for_room.add if waits else self._waiting_for_room.discard)(descriptor)
-                self.modify(descriptor, selectors.EVENT_READ | (selectors.EVENT_WRITE if waits else 0), None)
+    def _follow_writability(self, descriptor: int, port: Any) -> None:
+        waits = port.blocked and port.device.wants_write
+        if waits != (descriptor in self._waiting_for_room):
+            (self._waiting_for_room.add if waits else self._waiting_for_room.discard)(descriptor)
+            self.modify(descriptor, selectors.EVENT_READ | (selectors.EVENT_WRITE if waits else 0), None)

@@ -42,35 +42,31 @@ class StreamTransport(CoreTransport):
         if self._conn_lost or self._at_end:
             return False
         if self._buffered:
-            taken, drained = self._read_into_buffer(), False
-        else:
-            taken = self._read_bytes()
-            drained = bool(taken) and taken < self.max_size
-        if taken == 0:
-            self._end_of_stream()
-        return drained
-
-    def _read_bytes(self) -> int | None:
-        """How many bytes the protocol got, 0 at the end of the stream, None for nothing now or a failure."""
+            if self._read_into_buffer() == 0:
+                self._end_of_stream()
+            return False
         try:
             with self._lock:
-                data = self._core.receive(self.max_size, 0, self._loop.time())
+                data = self._core.receive(self.max_size, 0, self._time())
         except BlockingIOError:
-            return None
+            return False
         except OSError as error:
             self._fatal_error(error, "Fatal read error on socket transport")
-            return None
-        if data:
-            try:
-                self._protocol.data_received(data)
-            except (SystemExit, KeyboardInterrupt):
-                raise
-            except BaseException as error:
-                self._fatal_error(error, "Fatal error: protocol.data_received() call failed.")
-                return None
-        return len(data)
+            return False
+        if not data:
+            self._end_of_stream()
+            return False
+        try:
+            self._protocol.data_received(data)
+        except (SystemExit, KeyboardInterrupt):
+            raise
+        except BaseException as error:
+            self._fatal_error(error, "Fatal error: protocol.data_received() call failed.")
+            return False
+        return len(data) < self.max_size
 
     def _read_into_buffer(self) -> int | None:
+        """How many bytes the protocol got, 0 at the end of the stream, None for nothing now or a failure."""
         protocol = self._protocol
         try:
             buffer = protocol.get_buffer(-1)
@@ -83,7 +79,7 @@ class StreamTransport(CoreTransport):
             return None
         try:
             with self._lock:
-                taken = self._core.receive_into(buffer, 0, 0, self._loop.time())
+                taken = self._core.receive_into(buffer, 0, 0, self._time())
         except BlockingIOError:
             return None
         except (SystemExit, KeyboardInterrupt):
@@ -118,12 +114,13 @@ class StreamTransport(CoreTransport):
     # Writing
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
-        if not isinstance(data, (bytes, bytearray, memoryview)):
-            raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+        if data.__class__ is not bytes:
+            if not isinstance(data, (bytes, bytearray, memoryview)):
+                raise TypeError(f"data argument must be a bytes-like object, not {type(data).__name__!r}")
+            if isinstance(data, memoryview) and (data.itemsize != 1 or data.ndim != 1):
+                data = data.cast("B")
         if self._eof or self._empty_waiter is not None:
             self._check_writable("write")
-        if isinstance(data, memoryview) and (data.itemsize != 1 or data.ndim != 1):
-            data = data.cast("B")
         if not data or self._conn_lost and self._lost_already():
             return
         if self._send(data):
@@ -161,7 +158,7 @@ class StreamTransport(CoreTransport):
         if not self._buffer:
             try:
                 with self._lock:
-                    taken = self._core.send(data, 0, self._loop.time())
+                    taken = self._core.send(data, 0, self._time())
             except BlockingIOError:
                 pass
             except (SystemExit, KeyboardInterrupt):

@@ -36,6 +36,7 @@ class CoreTransport(_FlowControlMixin):
                  waiter: asyncio.Future | None, extra: dict[str, Any] | None, server: Any, sock: Any):  # fmt: skip
         """`sock` is the socket object that owns the core, if there is one already; `server` has `_attach`, `_detach`."""
         super().__init__(extra, loop)
+        self._time = loop.time
         if sock is not None:
             self._extra["socket"] = asyncio.trsock.TransportSocket(sock)
         if "peername" not in self._extra:

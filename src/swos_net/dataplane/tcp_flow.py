@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from math import inf
 
 from swos_net._dataplane import ffi, lib
-from swos_net.dataplane.batch import Batch, FlowPath
+from swos_net.dataplane.batch import SEGMENTS, Batch, FlowPath
 from swos_net.dataplane.burst import Burst
 from swos_net.dataplane.byte_ring import ByteRing
 
@@ -26,6 +26,8 @@ _STATE = struct.Struct("=" + "".join("d" if field.type.cname == "double" else "Q
 assert _STATE.size == ffi.sizeof("flow_state")
 _NEWS = struct.Struct("=II")
 _TRANSMISSION = struct.Struct("=QQd")
+_POINTERS = [struct.Struct(f"={count}Q") for count in range(SEGMENTS + 1)]
+_allocate = ffi.new_allocator(should_clear_after_alloc=False)
 
 
 def new_ensemble():
@@ -40,12 +42,13 @@ class FlowTable:
     All of its memory is Python's, so that finalizers may use it at any time.
     """
 
-    __slots__ = ("_buckets", "_flows", "_news", "c")
+    __slots__ = ("_buckets", "_flows", "_news", "_outgoing", "c")
 
     def __init__(self, seed: int):
         """`seed`: 64 bits that nobody outside knows."""
         self.c = ffi.new("flow_table *", {"seed": seed})
         self._news = memoryview(ffi.buffer(self.c.news))
+        self._outgoing = memoryview(ffi.buffer(self.c.outgoing))
         self._flows: set[LentFlow] = set()  # C has pointers to them
         self._use_buckets(BUCKETS_FIRST)
 
@@ -75,16 +78,31 @@ class FlowTable:
         lib.flow_table_receive(c, burst.c, now)
         return c.segments, c.left, _NEWS.iter_unpack(self._news[: c.news_count * _NEWS.size])
 
+    def transmit(self, flows: list["LentFlow"], batch: Batch, now: float) -> tuple[int, int, Iterator[tuple[int, int]]]:
+        """Adds what at most SEGMENTS flows may send now: each in turn, once, as far as there is room.
+
+        (segments added, flows it has been through, (index, news) of every flow that has any).  NOT_MINE is the last one's.
+        """
+        c = self.c
+        _POINTERS[len(flows)].pack_into(self._outgoing, 0, *[flow.pointer for flow in flows])
+        done = lib.flow_table_transmit(c, len(flows), batch.c, batch.count, now)
+        added = c.segments
+        batch.count += added
+        batch.kept += flows
+        count = c.news_count
+        return added, done, _NEWS.iter_unpack(self._news[: count * _NEWS.size]) if count else ()
+
 
 class LentFlow:
     """One connection's row, and the queues that it refers to."""
 
-    __slots__ = ("_state", "_transmissions", "c", "path", "receive_ring", "segments_before", "send_ring")
+    __slots__ = ("_state", "_transmissions", "c", "path", "pointer", "receive_ring", "segments_before", "send_ring")
 
     def __init__(self, key: bytes, path: FlowPath, number: int, scheduled: float | None):
         """`key`: local and remote address and port, as they lie on the wire; `number` names it in news; `scheduled`: when
         its owner looks after it at the latest."""
         self.c = ffi.new("tcp_flow *", {"key": key, "number": number, "scheduled": inf if scheduled is None else scheduled})
+        self.pointer = int(ffi.cast("uintptr_t", self.c))
         self.path = path
         self.send_ring: ByteRing | None = None
         self.receive_ring: ByteRing | None = None
@@ -132,13 +150,19 @@ class LentFlow:
 
     def receive(self, length: int) -> tuple[bytes, int]:
         """(up to `length` bytes, OUTPUT or 0)."""
-        data = self.receive_ring.read(length)
-        return data, lib.flow_received(self.c) if data else 0
+        ring = self.receive_ring.c
+        readable = ring.tail - ring.head
+        if readable < length:
+            length = readable
+        buffer = _allocate("uint8_t[]", length)
+        result = lib.flow_receive(self.c, buffer, length)  # less where a signal handler has read meanwhile
+        return ffi.buffer(buffer, result >> 8)[:], result & OUTPUT
 
     def receive_into(self, buffer, length: int | None) -> tuple[int, int]:
         """(bytes taken into a writable buffer, OUTPUT or 0)."""
-        taken = self.receive_ring.read_into(buffer, length)
-        return taken, lib.flow_received(self.c) if taken else 0
+        target = ffi.from_buffer("uint8_t[]", buffer, require_writable=True)
+        result = lib.flow_receive(self.c, target, len(target) if length is None else min(length, len(target)))
+        return result >> 8, result & OUTPUT
 
     @property
     def readable(self) -> int:
@@ -151,16 +175,7 @@ class LentFlow:
         """Whether a writer should go on; if not, WRITABLE will follow."""
         return bool(lib.flow_writable(self.c))
 
-    # Output and time
-
-    def transmit(self, batch: Batch, now: float) -> int:
-        """Adds what may go out now; how many segments that were in the low 8 bits, news << 8."""
-        result = lib.flow_transmit(self.c, batch.c, batch.count, now)
-        added = result & 255
-        if added:
-            batch.count += added
-            batch.kept.append(self)
-        return result
+    # Time
 
     def timed_out(self, now: float) -> bool:
         """Does what follows from a delayed acknowledgment's timer; False when another has expired."""

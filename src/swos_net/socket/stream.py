@@ -189,7 +189,7 @@ class StreamCore(SocketCore, kinds=((SOCK_STREAM, 0), (SOCK_STREAM, IPPROTO_TCP)
 
     def send(self, data, flags: int, now: float) -> int:
         endpoint = self.endpoint
-        if endpoint is None or flags & _RARE_SEND or self._more or endpoint.state < _ESTABLISHED:
+        if endpoint is None or flags & _RARE_SEND or self._more or endpoint.lent is None and endpoint.state < _ESTABLISHED:
             self._before_send(flags)
             endpoint = self.endpoint
         if data.__class__ is not bytes:

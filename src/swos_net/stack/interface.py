@@ -349,18 +349,26 @@ class Interface:
             batch.add_frame(control.popleft())
         while self.datagrams and batch.room:
             self._fill_datagram(batch, now)
-        ready = self.output_ready
-        for _ in range(len(ready)):
-            if not batch.room:
-                break
-            endpoint = ready.popleft()
-            endpoint.output_pending = False
-            if endpoint.transmit(batch, now) and not endpoint.output_pending:
-                endpoint.output_pending = True
-                ready.append(endpoint)
+        ready, lending = self.output_ready, self.stack.lending
+        waiting = len(ready)
+        while waiting and batch.room:
+            done = lending.transmit(self, waiting, batch, now) if lending.count else 0
+            if not done:
+                done = 1
+                endpoint = ready.popleft()
+                endpoint.output_pending = False
+                if endpoint.transmit(batch, now):
+                    self.continue_output(endpoint)
+            waiting -= done
         # resolving a neighbour on the way may have left solicitations
         while control and batch.room:
             batch.add_frame(control.popleft())
+
+    def continue_output(self, endpoint) -> None:
+        """It has more than the batch had room for: another turn, after the others."""
+        if not endpoint.output_pending:
+            endpoint.output_pending = True
+            self.output_ready.append(endpoint)
 
     def _fill_datagram(self, batch: Batch, now: float) -> None:
         owner, path, next_hop, payload = self.datagrams.popleft()

@@ -7,6 +7,7 @@ soon as anybody looks at it.
 import hashlib
 
 from swos_net.dataplane import tcp_flow
+from swos_net.dataplane.batch import Batch
 from swos_net.dataplane.burst import Burst
 from swos_net.dataplane.tcp_flow import FlowTable, LentFlow
 from swos_net.stack.endpoint import Ready
@@ -14,7 +15,7 @@ from swos_net.tcp import lending
 
 _READY = Ready.READABLE | Ready.WRITABLE
 assert _READY == tcp_flow.READABLE | tcp_flow.WRITABLE
-_OUTPUT, _EARLIER = tcp_flow.OUTPUT, tcp_flow.EARLIER
+_OUTPUT, _EARLIER, _NOT_MINE = tcp_flow.OUTPUT, tcp_flow.EARLIER, tcp_flow.NOT_MINE
 
 
 class Lending:
@@ -72,3 +73,38 @@ class Lending:
             elif what & _EARLIER:
                 endpoint.stack.deadlines.schedule(endpoint)
         return segments, left
+
+    def transmit(self, interface, count: int, batch: Batch, now: float) -> int:
+        """Adds what those at the front of the interface's `output_ready` may send, up to the first that is not lent, of
+        `count` at most; returns how many it has been through, which are taken off."""
+        ready = interface.output_ready
+        flows: list[LentFlow] = []
+        next_hop = link_address = None
+        for index in range(min(count, batch.room)):
+            endpoint = ready[index]
+            flow = endpoint.lent
+            if flow is None or endpoint.path.granted is not endpoint.capability:
+                break
+            if endpoint.next_hop != next_hop:
+                next_hop = endpoint.next_hop
+                link_address = interface.neighbors.known(next_hop, now) or interface.link_address_of(next_hop, now)
+            if link_address != flow.path.link_destination:
+                if link_address is None:
+                    break
+                flow.path.set_link(interface.link.address, link_address)
+            flows.append(flow)
+        if not flows:
+            return 0
+        stack = interface.stack
+        added, done, news = self._table.transmit(flows, batch, now)
+        stack.counters["TcpOutSegs"] += added
+        gone = [ready.popleft() for _ in range(done)]
+        for endpoint in gone:
+            endpoint.output_pending = False
+        for index, what in news:
+            endpoint = gone[index]
+            if what & _EARLIER:
+                stack.deadlines.schedule(endpoint)
+            if endpoint.transmit(batch, now) if what & _NOT_MINE else what & _OUTPUT:
+                interface.continue_output(endpoint)
+        return done

@@ -9,7 +9,6 @@ import errno
 from collections.abc import Callable
 
 from swos_net.capability import Capability
-from swos_net.dataplane import tcp_flow
 from swos_net.dataplane.batch import Batch, FlowPath
 from swos_net.dataplane.tcp_flow import LentFlow
 from swos_net.errors import os_error
@@ -33,9 +32,6 @@ _READY_OF_EVENT = {
 _ONLY_READABLE = [Event.READABLE]
 LEND_AFTER = 8  # turns of output, or of a loan's segments, that show a connection to be worth lending
 LEND_AFTER_MAX = 256  # when loans have been short
-_MORE = tcp_flow.OUTPUT << 8
-_SCHEDULE = tcp_flow.EARLIER << 8
-_OURS = tcp_flow.NOT_MINE << 8
 
 
 class TcpEndpoint(Endpoint):
@@ -318,7 +314,7 @@ class TcpEndpoint(Endpoint):
             self.notify(mask)
 
     def transmit(self, batch: Batch, now: float) -> bool:
-        """Adds what may go out now; True when there is more than the batch had room for."""
+        """Adds what may go out now; True when there is more than the batch had room for.  See also Lending.transmit."""
         if self.path.granted is not self.capability:
             self.stack.counters["OutNotAllowed"] += 1  # whatever let the endpoint get here, nobody asked its capability
             self.stack.deadlines.schedule(self)
@@ -331,14 +327,6 @@ class TcpEndpoint(Endpoint):
         if link_address != path.link_destination:
             path.set_link(interface.link.address, link_address)
         before = batch.count
-        if self.lent is not None:
-            result = self.lent.transmit(batch, now)
-            self.stack.counters["TcpOutSegs"] += batch.count - before
-            if result & _SCHEDULE:
-                self.stack.deadlines.schedule(self)
-            if not result & _OURS:
-                return bool(result & _MORE)
-            before = batch.count
         batch.path = path.pointer
         more = segments_to_send(self.connection.tcb, now, batch, batch.room)
         if batch.count > before:

@@ -67,7 +67,7 @@ class World:
         assert address == ("peer", 5.0)
 
     def turn(self):
-        self.deliveries.run(len(self.deliveries.waiting))
+        self.deliveries.run()
         return self.accepted
 
 
@@ -107,7 +107,7 @@ def test_it_is_stopped_by_what_it_accepted():
     taken = []
     world.acceptor._accepted = lambda core, address: (taken.append(core), world.acceptor.stop())
     world.core.arrive("one", "two")
-    world.deliveries.run(1)
+    world.deliveries.run()
     assert taken == ["one"] and world.core.waiting == ["two"] and not world.deliveries.waiting
 
 

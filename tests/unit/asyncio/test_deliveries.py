@@ -38,11 +38,11 @@ def test_in_order_and_once_for_many_events(deliveries, wakes):
     for sink in (second, first, second, second, first):
         deliveries.add(sink)
     assert len(wakes) == 1, "who has been woken runs all of them"
-    deliveries.run(len(deliveries.waiting))
+    deliveries.run()
     assert notes == ["second", "first"] and not deliveries.waiting
     deliveries.add(first)
     assert len(wakes) == 2
-    deliveries.run(1)
+    deliveries.run()
     assert notes[2:] == ["first"]
 
 
@@ -52,9 +52,9 @@ def test_what_callbacks_add_is_for_the_next_turn(deliveries):
     other = Noted(notes, "other")
     deliveries.add(sink)
     deliveries.add(other)
-    deliveries.run(2)
+    deliveries.run()
     assert notes == ["again", "other"] and list(deliveries.waiting) == [sink]
-    deliveries.run(1)
+    deliveries.run()
     assert notes == ["again", "other", "again"] and list(deliveries.waiting) == [sink]
 
 
@@ -64,7 +64,7 @@ def test_every_sink_in_its_context(deliveries):
         context = contextvars.copy_context()
         sink = context.run(lambda name=name: (NAME.set(name), Noted([], name, lambda: seen.append(NAME.get())))[1])
         deliveries.add(sink)
-    deliveries.run(2)
+    deliveries.run()
     assert seen == ["one", "two"] and NAME.get() == "outside"
 
 
@@ -77,8 +77,8 @@ def test_one_that_ends_the_program_costs_the_others_nothing(deliveries):
     for sink in (Noted(notes, "before"), Noted(notes, "interrupts", interrupt), Noted(notes, "after")):
         deliveries.add(sink)
     with pytest.raises(KeyboardInterrupt):
-        deliveries.run(3)
-    deliveries.run(len(deliveries.waiting))
+        deliveries.run()
+    deliveries.run()
     assert notes == ["before", "interrupts", "after"]
 
 

@@ -35,6 +35,11 @@ def lent(table, remote_port=1000, number=0, **values):
     return flow
 
 
+def transmitted(table, flows, batch):
+    added, done, news = table.transmit(flows, batch, 1.0)
+    return added, done, [(index, what & ~tcp_flow.EARLIER) for index, what in news if what & ~tcp_flow.EARLIER]
+
+
 def burst_of(*segments):
     """(remote port, seq, flags, payload) each."""
     burst = Burst(arena=False)
@@ -93,7 +98,7 @@ def test_a_finalizer_may_still_use_what_is_thrown_away(table):
             self.myself, self.table, self.flow = self, table, lent(table)
 
         def __del__(self):
-            left.append((self.flow.send(b"late"), self.flow.receive(10), self.flow.transmit(Batch(), 1.0) & 255))
+            left.append((self.flow.send(b"late"), self.flow.receive(10), self.table.transmit([self.flow], Batch(), 1.0)[0]))
             self.table.remove(self.flow)
 
     left = []
@@ -178,8 +183,8 @@ def test_sending_a_file(table, tmp_path):
 def test_what_is_sent_goes_into_the_batch(table):
     flow, batch = lent(table, snd_wnd=50_000), Batch()
     flow.send(bytes(2500))
-    result = flow.transmit(batch, 1.0)
-    assert result & 255 == len(batch) == 1
+    assert transmitted(table, [flow], batch) == (1, 1, [])
+    assert len(batch) == 1
     assert flow in batch.kept
     batch.seal()
     assert len(batch.packet(0)) == 1000 + 40  # the first of what the link cuts it into
@@ -189,16 +194,51 @@ def test_a_full_batch_is_asked_for_again(table):
     flow, batch = lent(table, snd_wnd=50_000), Batch()
     flow.send(b"x")
     batch.count = 64
-    assert flow.transmit(batch, 1.0) == tcp_flow.OUTPUT << 8
+    assert transmitted(table, [flow], batch) == (0, 0, [])
     batch.clear()
-    assert flow.transmit(batch, 1.0) & 255 == 1
+    assert transmitted(table, [flow], batch) == (1, 1, [])
+
+
+def test_who_finds_no_more_room_in_its_turn_says_so(table):
+    flow, batch = lent(table, snd_wnd=50_000, super_segment=1000), Batch()
+    flow.send(bytes(2500))
+    batch.count = 63
+    assert transmitted(table, [flow], batch) == (1, 1, [(0, tcp_flow.OUTPUT)])
+
+
+def test_several_in_turn(table):
+    flows, batch = [lent(table, 1000 + number, number, snd_wnd=50_000) for number in range(5)], Batch()
+    for number, flow in enumerate(flows[:4]):
+        flow.send(bytes(number))
+    assert transmitted(table, flows, batch) == (3, 5, [])
+    assert batch.kept == flows
+    batch.seal()
+    assert [len(batch.packet(index)) for index in range(3)] == [41, 42, 43]
+
+
+def test_those_that_come_after_the_last_place_wait(table):
+    flows, batch = [lent(table, 1000 + number, number, snd_wnd=50_000) for number in range(3)], Batch()
+    for flow in flows:
+        flow.send(b"x")
+    batch.count = 62
+    assert transmitted(table, flows, batch) == (2, 2, [])
+
+
+def test_the_order_is_kept_where_python_has_to_see_to_one(table):
+    """Which has been taken away while the list was made, or has met something unusual."""
+    flows, batch = [lent(table, 1000 + number, number, snd_wnd=50_000) for number in range(3)], Batch()
+    for flow in flows:
+        flow.send(b"x")
+    table.remove(flows[1])
+    assert transmitted(table, flows, batch) == (1, 2, [(1, tcp_flow.NOT_MINE)])
+    assert transmitted(table, flows[2:], batch) == (1, 1, [])
 
 
 @pytest.mark.parametrize("limit", [{"cwnd": 2000}, {"snd_wnd": 500}])
 def test_a_window_that_is_in_the_way_is_not_its_business(table, limit):
     flow, batch = lent(table, **{"snd_wnd": 50_000} | limit), Batch()
     flow.send(bytes(2500))
-    assert flow.transmit(batch, 1.0) == tcp_flow.NOT_MINE << 8
+    assert transmitted(table, [flow], batch) == (0, 1, [(0, tcp_flow.NOT_MINE)])
 
 
 def test_its_deadline(table):
