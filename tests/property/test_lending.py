@@ -49,10 +49,11 @@ WISHES = (
 class Conversation:
     """Two hosts that do what the seed says; `frames` is what crossed the link and when, `loans` how often an end was lent.
 
-    Frames of several connections may change places within an instant, so there is one.
+    Frames of several connections may change places within an instant, so there is one unless somebody sorts them.
     """
 
-    def __init__(self, seed: int, config: TcpConfig, family: int, offloads: Offload, lending: bool, losses=(0.0, 0.0, 0.01)):
+    def __init__(self, seed: int, config: TcpConfig, family: int, offloads: Offload, lending: bool, losses=(0.0, 0.0, 0.01),
+                 connections: int = 1):  # fmt: skip
         self.chance = random.Random(seed)
         self.network = Network(seed)
         self.frames: list[tuple] = []
@@ -65,8 +66,8 @@ class Conversation:
         self.network.link(self.client, self.server, delay=self.chance.choice((0.0001, 0.02)), loss=loss, offloads=offloads)
         self.network.observe(self._crossed)
         self.acceptor = self.server.listen(PORT)
-        self.ends = [self.client.connect(server_address, PORT)]
-        self.network.run(lambda: self.acceptor.streams)
+        self.ends = [self.client.connect(server_address, PORT) for _ in range(connections)]
+        self.network.run(lambda: len(self.acceptor.streams) == connections)
         self.ends += self.acceptor.streams
         for stream in self.ends:
             if self.chance.random() < 0.7:
@@ -80,13 +81,17 @@ class Conversation:
         """One more thing happens, and time passes."""
         chance = self.chance
         stream = chance.choice(self.ends)
-        what = chance.choice(("request",) * 12 + ("turns",) * 6 + ("bulk", "pause", "resume", "wait", "look", "wish", "wish"))
+        actions = ("request",) * 12 + ("turns",) * 6 + ("bulk", "pause", "resume", "wait", "look", "wish", "wish")
+        what = chance.choice(actions if len(self.ends) == 2 else actions + ("all",) * 40)
         if what == "request":
             stream.send(bytes(chance.randint(1, 400)))
         elif what == "turns":
             for _ in range(chance.randint(2, 12)):
                 stream.send(bytes(chance.randint(1, 3000)))
                 self.network.run(self.network.now + chance.choice((0.0, 0.001, 0.05)))
+        elif what == "all":
+            for end in self.ends:
+                end.send(bytes(chance.randint(0, 300)))
         elif what == "bulk":
             stream.send(bytes(chance.randint(10_000, 300_000)))
         elif what == "pause":
@@ -141,6 +146,19 @@ def test_a_lent_connection_does_what_python_does(config, offloads, seed):
     kept.end()
     assert lent.frames == kept.frames
     assert dict(lent.server.stack.counters) == dict(kept.server.stack.counters)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_many_connections_at_once(seed):
+    """More than a batch holds; lent ones, others and those that come back in the middle go into the same batches."""
+    lent, kept = (Conversation(seed, TCP, 4, Offload.NONE, lending, (0.0,), connections=80) for lending in (True, False))
+    for _ in range(ACTIONS):
+        lent.act()
+        kept.act()
+        assert sorted(lent.frames) == sorted(kept.frames)
+    for one, other in zip(lent.ends, kept.ends):
+        assert one.received == other.received
+    assert lent.loans > 1000 and not kept.loans
 
 
 def forged(chance: random.Random, conversation: Conversation) -> bytes:
