@@ -157,12 +157,12 @@ static void send_signal(vring *ring)
     ring->signals++;
 }
 
-/* Makes everything up to `used` visible at once, then decides whether the guest wants to hear of it (2.7.7). */
-static void publish(vring *ring, uint16_t used)
+/* Decides whether the guest wants to hear of what it has been given back since the last decision (2.7.7). */
+static void decide(vring *ring)
 {
-    ring->next_used = used;
-    store_index(ring->used + 2, used, memory_order_release);
-    atomic_thread_fence(memory_order_seq_cst); /* the store above before the load below */
+    uint16_t used = ring->next_used;
+    ring->undecided = 0;
+    atomic_thread_fence(memory_order_seq_cst); /* the store of the used index before the load below */
     int wanted;
     if (has(ring, VIRTIO_F_EVENT_IDX)) {
         uint16_t event = load_index(ring->avail + 4 + 2 * ring->size, memory_order_relaxed);
@@ -174,6 +174,19 @@ static void publish(vring *ring, uint16_t used)
     }
     if (wanted)
         send_signal(ring);
+}
+
+/* Makes everything up to `used` visible at once. */
+static void publish(vring *ring, uint16_t used, int quiet)
+{
+    if (ring->undecided)
+        decide(ring);
+    ring->next_used = used;
+    store_index(ring->used + 2, used, memory_order_release);
+    if (quiet && has(ring, VIRTIO_F_EVENT_IDX) && ring->signalled_valid)
+        ring->undecided = 1;
+    else
+        decide(ring);
 }
 
 /* --- set-up --------------------------------------------------------------- */
@@ -202,7 +215,7 @@ int vring_start(vring *ring, const guest_memory *memory, uint32_t size, uint64_t
     ring->next_used = load_index(ring->used + 2, memory_order_acquire);
     ring->outstanding = 0;
     ring->signalled_valid = 0;
-    ring->notify_pending = 0;
+    ring->notify_pending = ring->undecided = 0;
     if ((uint16_t)(load_avail(ring) - base) > size) { /* V6 */
         break_ring(ring, VRING_AVAIL_JUMP);
         return -EINVAL;
@@ -215,8 +228,9 @@ int vring_start(vring *ring, const guest_memory *memory, uint32_t size, uint64_t
 
 uint16_t vring_stop(vring *ring)
 {
+    vring_remind(ring);
     ring->running = 0;
-    ring->notify_pending = 0;
+    ring->notify_pending = ring->undecided = 0;
     ring->next_avail = (uint16_t)(ring->next_avail - ring->outstanding);
     ring->outstanding = 0;
     ring->desc = ring->avail = ring->used = NULL; /* T1 */
@@ -376,11 +390,11 @@ int vring_receive(vring *ring, frame_burst *burst, uint32_t budget, int discard)
     if (taken)
         ring->bursts++;
     if (taken && discard)
-        vring_release(ring, burst);
+        vring_release(ring, burst, 0);
     return (int)taken;
 }
 
-int vring_release(vring *ring, frame_burst *burst)
+int vring_release(vring *ring, frame_burst *burst, int quiet)
 {
     uint32_t count = burst->completions;
     if (!ready(ring) || count > ring->outstanding) { /* T1: it may stem from before the ring's last start */
@@ -393,8 +407,14 @@ int vring_release(vring *ring, frame_burst *burst)
     if (count == 0)
         return 0;
     ring->outstanding -= count;
-    publish(ring, (uint16_t)(ring->next_used + count));
+    publish(ring, (uint16_t)(ring->next_used + count), quiet);
     return 0;
+}
+
+void vring_remind(vring *ring)
+{
+    if (ring->undecided && ready(ring))
+        decide(ring);
 }
 
 /* --- the guest's receive queue -------------------------------------------- */
@@ -584,7 +604,7 @@ int vring_transmit(vring *ring, segment_batch *batch, const link_limits *limits)
     ring->seen_avail = result ? avail : next_avail;
     if (some) {
         ring->bursts++;
-        publish(ring, next_used);
+        publish(ring, next_used, 0);
     }
     if (result == 0 && ring->kicks_enabled)
         disarm_kicks(ring);

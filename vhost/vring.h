@@ -69,6 +69,7 @@ typedef struct {
     uint8_t running;
     uint8_t kicks_enabled;
     uint8_t notify_pending;    /* the guest wanted a signal while there was no call_fd */
+    uint8_t undecided;         /* whether to signal the last chains that were given back quietly */
     int call_fd;               /* -1: never signal */
     int err_fd;                /* -1: none */
     uint32_t broken;           /* VRING_* */
@@ -103,8 +104,15 @@ int vring_receive(vring *ring, frame_burst *burst, uint32_t budget, int discard)
 
 /* Gives the burst's chains back to the guest, signals it if it wants that and
  * clears the burst.  Returns 0, or -1 when the ring is broken or was stopped
- * meanwhile (then nothing is given back). */
-int vring_release(vring *ring, frame_burst *burst);
+ * meanwhile (then nothing is given back).
+ *
+ * `quiet`: the guest has just been signalled for another ring, and finds these
+ * chains on its own when it looks there; vring_remind() follows a while later.
+ * For rings with an event index alone, which shows whether it did. */
+int vring_release(vring *ring, frame_burst *burst, int quiet);
+
+/* Signals what was given back quietly, unless the guest has seen it. */
+void vring_remind(vring *ring);
 
 /* Guest's receive queue: renders the batch from (next, next_frame) into guest
  * buffers, publishes once and signals once.  Returns 0 when the whole batch

@@ -83,9 +83,25 @@ class Vring:
         """Takes up to `budget` chains of the guest's transmit queue into a Burst (vring_receive)."""
         return lib.vring_receive(self.c, burst.c, budget, discard)
 
-    def release(self, burst) -> int:
-        """Gives the burst's chains back, signals, clears the burst; -1 when broken or stopped meanwhile."""
-        return lib.vring_release(self.c, burst.c)
+    def receive_and_answer(self, burst, responder, back: "Vring", limits) -> int:
+        """The same, and answers what an EchoResponder answers into `back`, the guest's receive queue (echo_receive)."""
+        return lib.echo_receive(responder.c, self.c, burst.c, FRAMES, back.c, limits)
+
+    def release(self, burst, quiet: bool = False) -> int:
+        """Gives the burst's chains back, signals, clears the burst; -1 when broken or stopped meanwhile.
+
+        `quiet`: without a signal for now, `remind` follows (vring_release).
+        """
+        return lib.vring_release(self.c, burst.c, quiet)
+
+    def remind(self) -> None:
+        """Signals what was given back quietly, unless the guest has seen it."""
+        lib.vring_remind(self.c)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether `remind` has something to decide."""
+        return bool(self.c.undecided)
 
     def transmit(self, batch, limits) -> int:
         """Writes a sealed Batch to the guest's receive queue: 0 all went, 1 no more buffers, -1 broken."""

@@ -10,6 +10,9 @@ from swos_net.link import LinkFeatures
 class Device(Protocol):
     """A source and sink of frames; never blocks.
 
+    One that has `answer_echo(responder)`, too, answers ordinary pings inside `receive`, for the addresses that its
+    interface gives the responder (see dataplane/echo.py).
+
     `link` is replaced when the other end negotiates anew.  `link_up` is False while nobody is at the other end.
     """
 

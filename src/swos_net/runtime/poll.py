@@ -45,6 +45,8 @@ class Poller:
         """Makes an interface for a device; its addresses are added to the stack afterwards."""
         interface = self.stack.add_interface(device.link, now, name)
         self.ports.append(Port(device, interface))
+        if hasattr(device, "answer_echo"):
+            device.answer_echo(interface.responder)
         return interface
 
     def poll(self, now: float) -> bool:

@@ -24,6 +24,7 @@ from swos_net.address import (
     solicited_node,
 )
 from swos_net.dataplane.batch import Batch, FlowPath, link_limits
+from swos_net.dataplane.echo import EchoResponder
 from swos_net.errors import WireError, os_error
 from swos_net.ip.membership import Membership
 from swos_net.ip.routing import InterfaceAddress, select_source
@@ -73,6 +74,7 @@ class Interface:
         self.wants_output: Callable[[], None] | None = None  # set by who runs the stack: output appeared
         self.advertiser: RouterAdvertiser | None = None
         self.scheduled: float | None = None
+        self.responder = EchoResponder(stack.config.hop_limit)
         config = stack.config.neighbor
         self.neighbors = cache.NeighborCache(config, self._solicit, random=stack.random)
         mac = link.address or bytes(6)
@@ -98,6 +100,7 @@ class Interface:
             self.join_group(solicited_node(address), now)  # RFC 4862 5.4.2: before anything is sent from it
         if not probe:
             self.destinations[address] = UNICAST
+        self.update_responder()
         if self.link.medium is Medium.ETHERNET:
             machine = self.arp if is_ipv4(address) else self.ndisc
             machine.add_address(address, now, probe=probe)
@@ -106,10 +109,19 @@ class Interface:
     def remove_address(self, address: bytes, now: float) -> None:
         self.addresses = [entry for entry in self.addresses if entry.address != address]
         self.destinations.pop(address, None)
+        self.update_responder()
         if not is_ipv4(address) and (self.number, solicited_node(address)) not in self.stack.groups.members:
             self.leave_group(solicited_node(address), now)
         if self.link.medium is Medium.ETHERNET:
             (self.arp if is_ipv4(address) else self.ndisc).remove_address(address)
+
+    def update_responder(self) -> None:
+        """Pings may be answered by the device, unless somebody here wants to see them."""
+        if self.link.medium is not Medium.ETHERNET or self.stack.raw.protocols:
+            self.responder.stop()
+            return
+        own, broadcast = ([address for address, kind in self.destinations.items() if kind == wanted] for wanted in (UNICAST, BROADCAST))
+        self.responder.use(self.link.address, self.link.mtu + self.link.link_header, own, broadcast)
 
     def has_address(self, address: bytes) -> bool:
         return self.destinations.get(address) == UNICAST
@@ -284,6 +296,7 @@ class Interface:
             if entry.address == address:
                 entry.tentative = False
                 self.destinations[address] = UNICAST
+                self.update_responder()
         if not is_ipv4(address) and is_link_local(address) and self.mld is not None:
             self.mld.announce(now)
 
@@ -412,3 +425,4 @@ class Interface:
         """The device negotiated anew."""
         self.link = link
         self.plain_packets = plain_packet_limits(link)
+        self.update_responder()

@@ -214,6 +214,8 @@ class RawDemux:
             self.protocols[protocol] = count
         else:
             del self.protocols[protocol]
+        for interface in self.stack.interfaces:
+            interface.update_responder()
 
     def take_identifier(self, endpoint: EchoEndpoint, identifier: int) -> None:
         """EADDRINUSE when another endpoint has it, EADDRNOTAVAIL when none is left."""

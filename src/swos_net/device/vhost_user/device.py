@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from swos_net.dataplane.batch import link_limits
 from swos_net.dataplane.burst import FRAMES
+from swos_net.dataplane.echo import EchoResponder
 from swos_net.device.options import plain_ethernet
 from swos_net.device.unix_socket import Rendezvous
 from swos_net.device.vhost_user.connection import Connection, close_fds
@@ -36,6 +37,12 @@ BULK_BYTES = 16384
 REST_BYTES = 1 << 20
 REST_MIN = 0.00005
 REST_MAX = 0.0015
+# Bursts that are taken before asking which descriptors are readable, which takes longer than a whole answer; then whoever
+# else waits gets his turn.
+LOOKS_FIRST = 16
+# A guest that is signalled because of an answer finds the few chains of its question that came back with it: a second
+# signal would only cost it time.
+QUIET_CHAINS = 4
 # Ethernet header and the largest IP packet.
 SUPER_FRAME_MAX = 14 + 65535
 
@@ -83,6 +90,11 @@ class VhostUserDevice:
         self._held: RingPort | None = None
         self._held_burst = None
         self._transmit_port: RingPort | None = None
+        self._receive_port: RingPort | None = None  # the other one of that pair
+        self._responder: EchoResponder | None = None
+        self._looks_first = 0  # since other descriptors had their turn
+        self._signals = 0  # of the transmit port before the last burst
+        self._settling = False  # the ring of the burst that is out was idle before
         self._bytes_moved = 0  # since a transmit ring last ran empty
         self._rest = self._rest_min = min(REST_MIN, rest)
         self._rest_max = rest
@@ -115,7 +127,15 @@ class VhostUserDevice:
         """
         if self._held is not None:
             raise RuntimeError("release() the burst before the next receive()")
+        self._settling = not self._rings.busy and self._looks_first < LOOKS_FIRST and self._found_frames()
+        if self._settling and (count := self._take_frames(burst)):
+            return count
+        self._settling = False
         self.handle_ready()
+        return self._take_frames(burst)
+
+    def _take_frames(self, burst) -> int:
+        """From the first busy ring that has any."""
         busy = self._rings.busy
         looks = len(busy) + FRUITLESS_LOOKS
         while busy and looks:
@@ -123,7 +143,7 @@ class VhostUserDevice:
             port = busy[0]
             # Fair between rings: this one is last next time.
             busy.rotate(-1)
-            taken = port.vring.receive(burst, discard=not port.enabled)
+            taken = self._take(port, burst)
             if taken == 0:
                 self._bytes_moved = 0
                 self._rings.settle(port)
@@ -138,6 +158,8 @@ class VhostUserDevice:
                     # a guest that sends bulk adds a frame while this burst is worked on: better several of them after a rest
                     self._let_rest(port)
                     burst.more = bool(busy)
+                elif self._settling and taken <= QUIET_CHAINS:
+                    burst.more = False  # its kick tells of anything else, until release() or another look has drained it
                 self._set_awake(self._rings.work_unseen)
                 return count
             elif port.enabled:
@@ -145,6 +167,22 @@ class VhostUserDevice:
                 port.vring.release(burst)
         self._set_awake(self._rings.work_unseen)
         return 0
+
+    def _found_frames(self) -> bool:
+        """Whether there are frames whose kick nobody has seen yet."""
+        port = self._receive_port
+        if port is None or not port.vring.available or not self._rings.found(port):
+            return False
+        self._looks_first += 1
+        return True
+
+    def _take(self, port: RingPort, burst) -> int:
+        back = self._transmit_port
+        if back is not None and port.enabled:
+            self._signals = back.vring.signals
+            if self._responder is not None:
+                return port.vring.receive_and_answer(burst, self._responder, back.vring, self._limits)
+        return port.vring.receive(burst, discard=not port.enabled)
 
     def _let_rest(self, port: RingPort) -> None:
         factor = 1.25 if self._bytes_moved < REST_BYTES else 0.8
@@ -157,8 +195,22 @@ class VhostUserDevice:
         port, self._held, self._held_burst = self._held, None, None
         if port is None:
             burst.clear()
-        else:
-            port.vring.release(burst)
+            return
+        # a guest looks at both rings of a pair when it is signalled for one
+        answered = port is self._receive_port and self._transmit_port.vring.signals != self._signals
+        quiet = answered and burst.c.completions <= QUIET_CHAINS
+        port.vring.release(burst, quiet)
+        if quiet and port.vring.undecided:
+            self._rings.remind_later(port)
+        if quiet and self._settling and port in self._rings.busy:
+            self._rings.settle(port)
+            if port not in self._rings.busy:
+                self._bytes_moved = 0
+            self._set_awake(self._rings.work_unseen)
+
+    def answer_echo(self, responder: EchoResponder) -> None:
+        """From now on `receive` answers what the responder can."""
+        self._responder = responder
 
     def transmit(self, batch) -> bool:
         """Sends a sealed Batch to the guest.
@@ -183,6 +235,7 @@ class VhostUserDevice:
         """Everything receive() does except taking frames: messages first, then kicks.  Not while a burst is out."""
         if self._held is not None:
             return
+        self._looks_first = 0
         ready = dict(self._poller.poll(0))
         # A kick can overtake the message that enables its ring: messages first.
         if self._connection is not None:
@@ -319,8 +372,9 @@ class VhostUserDevice:
         self._limits = link_limits(self.link)
 
     def _update_link(self) -> None:
-        self._transmit_port = self._rings.usable_pair()
-        up = self._transmit_port is not None
+        port = self._transmit_port = self._rings.usable_pair()
+        self._receive_port = None if port is None else self._rings.ports[port.index + 1]
+        up = port is not None
         if up != self.link_up:
             self.link_up = up
             self._notified("link_up" if up else "link_down")

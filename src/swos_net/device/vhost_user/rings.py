@@ -23,6 +23,9 @@ from swos_net.dataplane.timer import timer_open, timer_set
 POLL_INTERVAL = 0.001
 # So many kicks with nothing in the ring, ever, are no coincidence (one is: QEMU's descriptors start out readable).
 KICKS_IN_VAIN = 3
+# Seconds that a guest has to find what it has been given back quietly.  A guest that answers to signals alone sends its
+# next frame all the same.
+REMIND_AFTER = 0.005
 
 _MEMORY_CHECKS = {
     errno.EINVAL: ("R1", "size, address or offset is zero, not aligned or too large"),
@@ -75,6 +78,8 @@ class Rings:
         self._by_kick: dict[int, RingPort] = {}
         self._share_advice_given = False
         self._rest_timer: int | None = None
+        self._remind_timer: int | None = None
+        self._to_remind: list[RingPort] = []
 
     # what a session orders
 
@@ -189,6 +194,8 @@ class Rings:
             if port is None:
                 if fd == self._rest_timer:
                     self._rest_is_over()
+                elif fd == self._remind_timer:
+                    self._remind()
                 continue
             if port.is_transmit and port.running:
                 port.kicked = True
@@ -196,6 +203,34 @@ class Rings:
             else:
                 # A receive ring's kick has done its work by waking whoever holds frames for it.
                 self._drain(port)
+
+    def found(self, port: RingPort) -> bool:
+        """Frames are in a ring whose kick nobody has seen yet; False when they are not to be taken now."""
+        if not (port.enabled and port.running) or port in self.resting:
+            return False
+        port.kicked = True  # or will be: to drain it for nothing does no harm
+        self._set_busy(port)
+        return True
+
+    def remind_later(self, port: RingPort) -> None:
+        """The ring has given chains back quietly."""
+        if port in self._to_remind:
+            return
+        self._to_remind.append(port)
+        if self._remind_timer is None:
+            self._remind_timer = timer_open()
+            self._poller.register(self._remind_timer, select.EPOLLIN)
+        if len(self._to_remind) == 1:
+            timer_set(self._remind_timer, REMIND_AFTER)
+
+    def _remind(self) -> None:
+        try:
+            os.read(self._remind_timer, 8)
+        except BlockingIOError:
+            return
+        for port in self._to_remind:
+            port.vring.remind()
+        self._to_remind.clear()
 
     def settle(self, port: RingPort) -> None:
         """Called when the ring gave nothing: waits for its next kick, unless frames came in between."""
@@ -260,10 +295,12 @@ class Rings:
             close_fds([fd for fd in (port.call, port.err) if fd is not None])
             port.call = port.err = None
             port.enabled = False
-        if self._rest_timer is not None:
-            self._poller.unregister(self._rest_timer)
-            os.close(self._rest_timer)
-            self._rest_timer = None
+        for timer in (self._rest_timer, self._remind_timer):
+            if timer is not None:
+                self._poller.unregister(timer)
+                os.close(timer)
+        self._rest_timer = self._remind_timer = None
+        self._to_remind.clear()
         self._memory.close()
 
     def _set_busy(self, port: RingPort) -> None:

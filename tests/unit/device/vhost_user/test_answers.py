@@ -1,0 +1,274 @@
+"""Questions of a guest that are answered at once: pings without Python, and one signal for answer and question."""
+
+import select
+
+import pytest
+
+from swos_net.address import parse_address
+from swos_net.device.pcap import PcapTap
+from swos_net.device.vhost_user import rings
+from swos_net.device.vhost_user.device import LOOKS_FIRST, QUIET_CHAINS
+from swos_net.device.vhost_user.features import Feature, mask
+from swos_net.device.vhost_user.message import Request, VringState
+from swos_net.runtime.open_stack import open_stack
+from swos_net.wire import ethernet, icmpv4, icmpv6, ipv4, ipv6
+
+ALL = (1 << 64) - 1
+GUEST_MAC = bytes.fromhex("020000000001")
+ADDRESSES = {4: ("10.0.2.15", "10.0.2.2"), 6: ("fd00::15", "fd00::2")}
+NOW = 1000.0
+
+
+class Pinged:
+    """A guest in front of a stack; nobody but the test calls the stack."""
+
+    def __init__(self, bench):
+        self.bench = bench
+        self.device = bench.device
+        self.poller = open_stack(bench.device, addresses=["10.0.2.2/24", "fd00::2/64"], dhcp_server=False)
+        self.stack = self.poller.stack
+        self.interface = self.poller.ports[0].interface
+        self.guest = bench.start()
+        self.driver = self.guest.drivers[0]
+        self.settle()
+        self.driver.send(bench.frame(0))  # the first chain that a ring gives back is always signalled
+        self.settle()
+        self.echoed = self.stack.counters["IcmpOutEchoReps"]
+
+    def settle(self):
+        """Everything that starting up has to say; what the guest has heard is forgotten."""
+        for _ in range(10):
+            self.poller.poll(NOW)
+        self.driver.receive()
+        self.driver.reap()
+        self.signals()
+
+    def signals(self) -> tuple[int, int]:
+        """How often the guest was signalled since: (for what it receives, for what it sent)."""
+        return self.guest.called(0), self.guest.called(1)
+
+    def answers(self) -> list[bytes]:
+        return [frame for _, frame in self.driver.receive()]
+
+    def ask(self, frame: bytes) -> tuple[list[bytes], bool]:
+        """Sends a frame; (what has come back before Python had a look, whether Python found it untouched)."""
+        self.driver.send(frame)
+        burst = self.poller.ports[0].burst
+        burst.clear()
+        self.device.receive(burst)
+        left = burst.c.records[0].verdict == 0
+        early = self.answers()
+        self.stack.input.receive_burst(self.interface, burst, NOW)
+        self.device.release(burst)
+        return early, left
+
+
+@pytest.fixture
+def pinged(bench):
+    return Pinged(bench)
+
+
+def request(pinged, family=4, *, data=b"data", source=None, destination=None, mac=None, **header):
+    local, remote = (parse_address(address) for address in ADDRESSES[family])
+    source, destination = (parse_address(a) if a else b for a, b in ((source, local), (destination, remote)))
+    if family == 4:
+        packet = ipv4.emit(ipv4.Ipv4Header(source, destination, 1, **header), icmpv4.emit(icmpv4.echo_request(7, 9, data)))
+    else:
+        message = icmpv6.emit(icmpv6.Icmpv6Message(icmpv6.ECHO_REQUEST, 0, 7 << 16 | 9, data), source, destination)
+        packet = ipv6.emit(ipv6.Ipv6Header(source, destination, 58), message)
+    kind = 0x0800 if family == 4 else 0x86DD
+    return ethernet.emit(ethernet.EthernetHeader(mac or pinged.device.link.address, GUEST_MAC, kind), packet)
+
+
+@pytest.mark.parametrize("size", [0, 1, 56, 1400])
+@pytest.mark.parametrize("family", [4, 6])
+def test_an_answer_before_python_has_a_look(pinged, family, size):
+    (answer,), left = pinged.ask(request(pinged, family, data=bytes(range(200)) * 7 if size == 1400 else bytes(size)))
+    assert not left
+    assert answer[:12] == GUEST_MAC + pinged.device.link.address
+    local, remote = (parse_address(address) for address in ADDRESSES[family])
+    if family == 4:
+        header, message = ipv4.parse(answer[14:]), icmpv4.parse(answer[34:])
+        assert (message.type, message.identifier, message.sequence, len(message.payload)) == (icmpv4.ECHO_REPLY, 7, 9, size)
+    else:
+        header = ipv6.parse(answer[14:])
+        message = icmpv6.parse(answer[54:], header.source, header.destination)
+        assert (message.type, len(message.payload)) == (icmpv6.ECHO_REPLY, size)
+    assert (header.source, header.destination) == (remote, local)
+    assert pinged.signals() == (1, 0)
+
+
+def test_it_is_counted_as_if_python_had_answered(pinged):
+    before = dict(pinged.interface.counters)
+    frame = request(pinged)
+    for _ in range(3):
+        pinged.ask(frame)
+    assert pinged.stack.counters["IcmpOutEchoReps"] - pinged.echoed == 3 == pinged.stack.counters["IcmpInMsgs"] - pinged.echoed
+    gone = {name: pinged.interface.counters[name] - before.get(name, 0) for name in ("InFrames", "OutFrames", "OutOctets")}
+    assert gone == {"InFrames": 3, "OutFrames": 3, "OutOctets": 3 * len(frame)}
+    assert pinged.device.counters()["transmit_dropped"] == 0
+
+
+UNUSUAL = {
+    "not our address": {"destination": "10.0.2.3"},
+    "to everybody": {"destination": "10.0.2.255"},
+    "from everybody": {"source": "10.0.2.255"},
+    "from nobody": {"source": "0.0.0.0"},
+    "another station's": {"mac": bytes.fromhex("020000000099")},
+    "to all stations": {"mac": b"\xff" * 6},
+    "options": {"options": b"\x01\x01\x01\x00"},
+    "a fragment": {"flags": 1},
+    "long": {"data": bytes(3000)},
+}
+
+
+@pytest.mark.parametrize("what", UNUSUAL.values(), ids=UNUSUAL)
+def test_anything_unusual_is_left_to_python(pinged, what):
+    early, left = pinged.ask(request(pinged, **what))
+    assert not early and left
+
+
+def test_another_message_is_left_to_python(pinged):
+    frame = bytearray(request(pinged))
+    frame[34] = icmpv4.ECHO_REPLY
+    early, _ = pinged.ask(bytes(frame))
+    assert not early
+    assert pinged.stack.counters["IcmpOutEchoReps"] == pinged.echoed
+
+
+def test_a_wrong_checksum_is_not_answered(pinged):
+    frame = bytearray(request(pinged))
+    frame[-1] ^= 1
+    early, left = pinged.ask(bytes(frame))
+    assert not early and not left
+
+
+def test_not_while_somebody_wants_to_see_pings(pinged):
+    endpoint = pinged.stack.raw.open(pinged.stack.root, parse_address("0.0.0.0"), 1)
+    early, left = pinged.ask(request(pinged))
+    assert not early and left
+    endpoint.close(NOW)
+    (_,), left = pinged.ask(request(pinged))
+    assert not left
+
+
+def test_an_address_that_comes_and_goes(pinged):
+    frame = request(pinged, destination="10.0.2.77")
+    address = parse_address("10.0.2.77")
+    for known in (False, True, False):
+        if known:
+            pinged.stack.add_address(pinged.interface, address, 24, NOW)
+        elif pinged.interface.has_address(address):
+            pinged.stack.remove_address(pinged.interface, address, NOW)
+        early, _ = pinged.ask(frame)
+        assert bool(early) is known
+
+
+def test_a_capture_has_questions_and_answers(bench, tmp_path):
+    """So whoever captures sees to it that Python answers."""
+    tap = PcapTap(bench.device, tmp_path / "file")
+    assert not hasattr(tap, "answer_echo")
+    tap.close()
+
+
+def test_more_addresses_than_it_knows_are_pythons_business(pinged):
+    for number in range(20):
+        pinged.stack.add_address(pinged.interface, parse_address(f"10.0.2.{100 + number}"), 24, NOW)
+    early, left = pinged.ask(request(pinged))
+    assert not early and left
+
+
+def test_without_room_python_keeps_the_answer(pinged):
+    """It goes when the guest has buffers again."""
+    queue = pinged.driver.receive_queue
+    while pinged.device.transmit(pinged.bench.batch([pinged.bench.frame(1)])):
+        pass
+    pinged.driver.send(request(pinged))
+    pinged.poller.poll(NOW)
+    assert queue.used_index and pinged.answers()
+    pinged.poller.poll(NOW)
+    pinged.poller.poll(NOW)
+    assert [frame for frame in pinged.answers() if frame[12:14] == b"\x08\x00"]
+    assert pinged.stack.counters["IcmpOutEchoReps"] - pinged.echoed == 1
+
+
+def test_the_question_comes_back_with_the_answer_and_one_signal(pinged, monkeypatch):
+    """A guest that looks for itself is never signalled for what it sent."""
+    monkeypatch.setattr(rings, "REMIND_AFTER", 0.000001)
+    for _ in range(3):
+        pinged.driver.send(request(pinged))
+        pinged.poller.poll(NOW)
+        assert pinged.answers() and pinged.driver.reap() == 1
+        assert select.select([pinged.device], [], [], 1.0)[0]
+        pinged.poller.poll(NOW)
+        assert pinged.signals() == (1, 0)
+
+
+def test_a_guest_that_does_not_look_is_reminded(pinged, monkeypatch):
+    monkeypatch.setattr(rings, "REMIND_AFTER", 0.000001)
+    pinged.driver.send(request(pinged))
+    pinged.poller.poll(NOW)
+    assert pinged.answers()
+    assert select.select([pinged.device], [], [], 1.0)[0]
+    pinged.poller.poll(NOW)
+    assert pinged.signals() == (1, 1)
+    assert not pinged.bench.readable
+
+
+def test_a_reminder_comes_with_the_next_frame_at_the_latest(pinged):
+    for expected in (0, 1, 0):  # the guest asked to hear of one, and never looked
+        pinged.driver.send(request(pinged))
+        pinged.poller.poll(NOW)
+        assert pinged.guest.called(1) == expected
+
+
+def test_without_an_event_index_there_is_no_way_to_tell(bench):
+    bench.start = lambda start=bench.start: start(ALL & ~mask(Feature.EVENT_IDX))
+    pinged = Pinged(bench)
+    pinged.driver.send(request(pinged))
+    pinged.poller.poll(NOW)
+    assert pinged.answers() and pinged.signals() == (1, 1)
+
+
+def test_many_at_once_are_signalled(pinged):
+    for _ in range(QUIET_CHAINS + 1):
+        pinged.driver.send(request(pinged))
+    pinged.poller.poll(NOW)
+    assert len(pinged.answers()) == QUIET_CHAINS + 1
+    assert pinged.signals() == (1, 1)
+
+
+def test_frames_without_an_answer_are_signalled(pinged):
+    pinged.driver.send(pinged.bench.frame(1))
+    pinged.poller.poll(NOW)
+    assert pinged.signals() == (0, 1)
+
+
+def test_a_ring_that_stops_owes_nothing(pinged):
+    pinged.driver.send(request(pinged))
+    pinged.poller.poll(NOW)
+    assert pinged.signals() == (1, 0)
+    pinged.guest.stop_ring(1)
+    assert pinged.guest.called(1) == 1
+
+
+def test_the_front_end_has_its_turn_among_many_questions(pinged):
+    """Whoever always has a frame in its ring does not keep messages out."""
+    pinged.guest._turn = None
+    pinged.guest.send(Request.SET_VRING_ENABLE, VringState(0, 0))
+    pinged.driver.send(request(pinged))
+    pinged.poller.poll(NOW)
+    assert pinged.device.link_up and pinged.answers()
+    for _ in range(LOOKS_FIRST):
+        pinged.driver.send(request(pinged))
+        pinged.poller.poll(NOW)
+    assert not pinged.device.link_up
+
+
+def test_a_connection_that_ends_before_the_reminder(pinged):
+    pinged.driver.send(request(pinged))
+    pinged.poller.poll(NOW)
+    pinged.guest.close()
+    for _ in range(3):
+        pinged.poller.poll(NOW)
+    assert not pinged.device.link_up and not pinged.bench.readable

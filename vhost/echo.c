@@ -1,0 +1,61 @@
+/* Pings.  Read first: echo.h. */
+#include "echo.h"
+
+#include <string.h>
+
+enum { PROTOCOL_ICMP = 1, PROTOCOL_ICMPV6 = 58 };
+
+static int listed(const uint8_t (*addresses)[16], uint32_t count, const uint8_t *address)
+{
+    for (uint32_t i = 0; i < count && i < ECHO_ADDRESSES; i++)
+        if (memcmp(addresses[i], address, 16) == 0)
+            return 1;
+    return 0;
+}
+
+/* To us, from one station that says who it is. */
+static int ordinary(const echo_responder *responder, const frame_burst *burst, uint32_t index)
+{
+    static const uint8_t unspecified[4];
+    const frame_record *r = &burst->records[index];
+    return r->verdict == FRAME_OK && (r->protocol == PROTOCOL_ICMP || r->protocol == PROTOCOL_ICMPV6) && !r->flags &&
+           r->frame_length <= ECHO_FRAME_MAX && r->frame_length <= responder->frame_max &&
+           memcmp(burst->headers[index], responder->link_address, sizeof responder->link_address) == 0 &&
+           listed(responder->own, responder->own_count, r->local) && memcmp(r->remote + 12, unspecified, sizeof unspecified) != 0 &&
+           !listed(responder->broadcast, responder->broadcast_count, r->remote);
+}
+
+static void answer(echo_responder *responder, const frame_burst *burst)
+{
+    responder->count = 0;
+    for (uint32_t i = 0; i < burst->count && responder->count < ECHO_FRAMES; i++) {
+        uint8_t *frame = responder->frames[responder->count];
+        if (!ordinary(responder, burst, i))
+            continue;
+        uint32_t length = burst_echo_reply(burst, i, MEDIUM_ETHERNET, responder->hop_limit, frame);
+        if (!length)
+            continue;
+        responder->batch.segments[responder->count] = (segment){.data = (uintptr_t)frame, .length = length, .kind = SEGMENT_FRAME};
+        responder->indices[responder->count++] = i;
+    }
+}
+
+int echo_receive(echo_responder *responder, vring *ring, frame_burst *burst, uint32_t budget, vring *back, const link_limits *limits)
+{
+    int taken = vring_receive(ring, burst, budget, 0);
+    if (taken <= 0 || !responder->enabled)
+        return taken;
+    answer(responder, burst);
+    if (!responder->count)
+        return taken;
+    segment_batch *batch = &responder->batch;
+    batch->count = responder->count;
+    batch->next = batch->next_frame = batch->frames = 0;
+    batch->bytes = 0;
+    vring_transmit(back, batch, limits); /* a ring that breaks here says so to who uses it next */
+    for (uint32_t i = 0; i < batch->next; i++)
+        burst->records[responder->indices[i]].verdict = FRAME_TAKEN;
+    responder->answered += batch->frames;
+    responder->answered_bytes += batch->bytes;
+    return taken;
+}

@@ -1,0 +1,35 @@
+/* Pings, answered where they are found: before anybody in Python has been called, which after a while of rest takes far
+ * longer than the answer.
+ *
+ * Python says which addresses are ours and reads what has been answered; a request that is not the most ordinary one is
+ * left to it.  Read first: burst_echo_reply(), vring.h. */
+#pragma once
+#include <stdint.h>
+#include "frame.h"
+#include "segment.h"
+#include "vring.h"
+
+#define ECHO_ADDRESSES 16
+#define ECHO_FRAME_MAX 1600 /* longer ones take the long way */
+#define ECHO_FRAMES 16      /* of one burst */
+
+typedef struct {
+    uint8_t enabled;
+    uint8_t hop_limit;
+    uint8_t link_address[6];
+    uint32_t frame_max;        /* of the link, its header included */
+    uint32_t own_count;
+    uint32_t broadcast_count;
+    uint8_t own[ECHO_ADDRESSES][16];       /* ours; IPv4 as ::ffff:a.b.c.d */
+    uint8_t broadcast[ECHO_ADDRESSES][16]; /* of our networks: nobody who says that this is his address gets an answer */
+    uint64_t answered;
+    uint64_t answered_bytes;
+    uint32_t count;            /* answers in `batch` */
+    uint32_t indices[ECHO_FRAMES];
+    uint8_t frames[ECHO_FRAMES][ECHO_FRAME_MAX];
+    segment_batch batch;
+} echo_responder;
+
+/* vring_receive() from `ring`, and answers to the requests among its frames into `back`, the guest's receive queue.  What
+ * was answered becomes FRAME_TAKEN. */
+int echo_receive(echo_responder *responder, vring *ring, frame_burst *burst, uint32_t budget, vring *back, const link_limits *limits);
