@@ -68,6 +68,7 @@ class LoopDriver(LockedDriver):
 
     def begin(self, loop: ServingLoop) -> None:
         """The loop runs from now on, in this thread."""
+        self._served_from_here()
         with self.lock:
             self._loops.append((get_ident(), loop))
             if self._leader is not None:

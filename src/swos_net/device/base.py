@@ -11,7 +11,8 @@ class Device(Protocol):
     """A source and sink of frames; never blocks.
 
     One that has `answer_echo(responder)`, too, answers ordinary pings inside `receive`, for the addresses that its
-    interface gives the responder (see dataplane/echo.py).
+    interface gives the responder (see dataplane/echo.py).  The thread that serves one with a true `guest_waits` asks the
+    kernel to be run promptly.
 
     `link` is replaced when the other end negotiates anew.  `link_up` is False while nobody is at the other end.
     """

@@ -19,6 +19,7 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from swos_net import clock
+from swos_net.dataplane.processor import run_promptly
 from swos_net.errors import os_error
 from swos_net.runtime.poll import Poller
 
@@ -211,6 +212,11 @@ class LockedDriver(Driver):
         for waiter, waited_for in self._waiters.items():
             if waited_for is core:
                 waiter(ALWAYS)
+
+    def _served_from_here(self) -> None:
+        """The calling thread serves the stack from now on: while it has not run, a guest waits."""
+        if any(getattr(port.device, "guest_waits", False) for port in self.poller.ports):
+            run_promptly()
 
     def _nudge_all(self) -> None:
         """Has everybody who waits look again; with the lock held."""

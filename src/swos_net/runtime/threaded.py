@@ -115,6 +115,7 @@ class ThreadedRunner(LockedDriver):
     # The thread
 
     def _run(self) -> None:
+        self._served_from_here()
         try:
             while not self._stopping and self._refusal is None:
                 with self.lock:

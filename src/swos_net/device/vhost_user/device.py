@@ -61,6 +61,7 @@ class VhostUserDevice:
     OSError when the socket cannot be made.  Not thread-safe; nothing here blocks.
     """
 
+    guest_waits = True  # for the thread that serves it
     wants_write = False  # room shows as a kick of the receive ring
 
     def __init__(
@@ -127,12 +128,26 @@ class VhostUserDevice:
         """
         if self._held is not None:
             raise RuntimeError("release() the burst before the next receive()")
-        self._settling = not self._rings.busy and self._looks_first < LOOKS_FIRST and self._found_frames()
-        if self._settling and (count := self._take_frames(burst)):
-            return count
         self._settling = False
+        if self._looks_first < LOOKS_FIRST and not self._rings.busy and (count := self._look_first(burst)):
+            return count
         self.handle_ready()
         return self._take_frames(burst)
+
+    def _look_first(self, burst) -> int:
+        """Frames whose kick nobody has seen yet."""
+        port = self._receive_port
+        if port is None or not port.enabled or port in self._rings.resting:
+            return 0
+        taken = self._take(port, burst)
+        if not taken:
+            return 0
+        self._looks_first += 1
+        self._settling = True
+        self._rings.found(port)
+        count = self._took(port, taken, burst)
+        self._set_awake(self._rings.work_unseen)
+        return count
 
     def _take_frames(self, burst) -> int:
         """From the first busy ring that has any."""
@@ -147,39 +162,40 @@ class VhostUserDevice:
             if taken == 0:
                 self._bytes_moved = 0
                 self._rings.settle(port)
-            elif taken < 0:
-                burst.clear()
-                self._rings.ring_broke(port)
-                self._update_link()
-            elif count := len(burst):
-                self._held, self._held_burst = port, burst
-                self._bytes_moved += burst.c.bytes
-                if taken < FRAMES and self._rest_max and self._bytes_moved >= BULK_BYTES:
-                    # a guest that sends bulk adds a frame while this burst is worked on: better several of them after a rest
-                    self._let_rest(port)
-                    burst.more = bool(busy)
-                elif self._settling and taken <= QUIET_CHAINS:
-                    burst.more = False  # its kick tells of anything else, until release() or another look has drained it
-                self._set_awake(self._rings.work_unseen)
-                return count
-            elif port.enabled:
+            elif count := self._took(port, taken, burst):
+                break
+        else:
+            count = 0
+        self._set_awake(self._rings.work_unseen)
+        return count
+
+    def _took(self, port: RingPort, taken: int, burst) -> int:
+        """A busy ring has given so many chains, or has broken; how many frames of it go to the caller."""
+        if taken < 0:
+            burst.clear()
+            self._rings.ring_broke(port)
+            self._update_link()
+            return 0
+        count = len(burst)
+        if not count:
+            if port.enabled:
                 # Nothing but chains without a frame; a discarding ring gives its chains back itself.
                 port.vring.release(burst)
-        self._set_awake(self._rings.work_unseen)
-        return 0
-
-    def _found_frames(self) -> bool:
-        """Whether there are frames whose kick nobody has seen yet."""
-        port = self._receive_port
-        if port is None or not port.vring.available or not self._rings.found(port):
-            return False
-        self._looks_first += 1
-        return True
+            return 0
+        self._held, self._held_burst = port, burst
+        self._bytes_moved += burst.c.bytes
+        if taken < FRAMES and self._rest_max and self._bytes_moved >= BULK_BYTES:
+            # a guest that sends bulk adds a frame while this burst is worked on: better several of them after a rest
+            self._let_rest(port)
+            burst.more = bool(self._rings.busy)
+        elif self._settling and taken <= QUIET_CHAINS:
+            burst.more = False  # its kick tells of anything else, until release() or another look has drained it
+        return count
 
     def _take(self, port: RingPort, burst) -> int:
         back = self._transmit_port
         if back is not None and port.enabled:
-            self._signals = back.vring.signals
+            self._signals = back.vring.c.signals
             if self._responder is not None:
                 return port.vring.receive_and_answer(burst, self._responder, back.vring, self._limits)
         return port.vring.receive(burst, discard=not port.enabled)
@@ -197,7 +213,7 @@ class VhostUserDevice:
             burst.clear()
             return
         # a guest looks at both rings of a pair when it is signalled for one
-        answered = port is self._receive_port and self._transmit_port.vring.signals != self._signals
+        answered = port is self._receive_port and self._transmit_port.vring.c.signals != self._signals
         quiet = answered and burst.c.completions <= QUIET_CHAINS
         port.vring.release(burst, quiet)
         if quiet and port.vring.undecided:

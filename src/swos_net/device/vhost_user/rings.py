@@ -204,13 +204,10 @@ class Rings:
                 # A receive ring's kick has done its work by waking whoever holds frames for it.
                 self._drain(port)
 
-    def found(self, port: RingPort) -> bool:
-        """Frames are in a ring whose kick nobody has seen yet; False when they are not to be taken now."""
-        if not (port.enabled and port.running) or port in self.resting:
-            return False
+    def found(self, port: RingPort) -> None:
+        """There are frames in an idle ring whose kick nobody has seen yet."""
         port.kicked = True  # or will be: to drain it for nothing does no harm
         self._set_busy(port)
-        return True
 
     def remind_later(self, port: RingPort) -> None:
         """The ring has given chains back quietly."""
