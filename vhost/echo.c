@@ -41,6 +41,19 @@ static void answer(echo_responder *responder, const frame_burst *burst)
     }
 }
 
+/* Sends the answers; how many requests that takes care of. */
+static uint32_t deliver(echo_responder *responder, vring *back, const link_limits *limits)
+{
+    segment_batch *batch = &responder->batch;
+    batch->count = responder->count;
+    batch->next = batch->next_frame = batch->frames = 0;
+    batch->bytes = 0;
+    vring_transmit(back, batch, limits); /* a ring that breaks here says so to who uses it next */
+    responder->answered += batch->frames;
+    responder->answered_bytes += batch->bytes;
+    return batch->next;
+}
+
 int echo_receive(echo_responder *responder, vring *ring, frame_burst *burst, uint32_t budget, vring *back, const link_limits *limits)
 {
     int taken = vring_receive(ring, burst, budget, 0);
@@ -49,16 +62,35 @@ int echo_receive(echo_responder *responder, vring *ring, frame_burst *burst, uin
     answer(responder, burst);
     if (!responder->count)
         return taken;
-    segment_batch *batch = &responder->batch;
-    batch->count = responder->count;
-    batch->next = batch->next_frame = batch->frames = 0;
-    batch->bytes = 0;
-    vring_transmit(back, batch, limits); /* a ring that breaks here says so to who uses it next */
-    for (uint32_t i = 0; i < batch->next; i++)
+    uint32_t done = deliver(responder, back, limits);
+    for (uint32_t i = 0; i < done; i++)
         burst->records[responder->indices[i]].verdict = FRAME_TAKEN;
-    responder->answered += batch->frames;
-    responder->answered_bytes += batch->bytes;
     /* who was signalled may wait for this very processor, and what is left to do here is in no hurry */
     sched_yield();
     return taken;
+}
+
+uint32_t echo_prompt(echo_responder *responder, vring *ring, frame_burst *burst, vring *back, const link_limits *limits)
+{
+    if (!responder->enabled || !ring->running || ring->broken || ring->outstanding)
+        return 0;
+    vring before = *ring;
+    burst_clear(burst);
+    int taken = vring_receive(ring, burst, ECHO_FRAMES, 0);
+    if (taken <= 0)
+        return 0; /* a ring that broke says so to who looks at it next */
+    answer(responder, burst);
+    if (responder->count != burst->count || responder->count != (uint32_t)taken) {
+        *ring = before; /* nothing but these fields has changed */
+        burst_clear(burst);
+        return 0;
+    }
+    responder->unseen++;
+    responder->unseen_frames += burst->count;
+    responder->unseen_bytes += burst->bytes;
+    uint64_t signals = back->signals;
+    uint32_t done = deliver(responder, back, limits);
+    vring_release(ring, burst, back->signals != signals);
+    sched_yield(); /* as above */
+    return done;
 }

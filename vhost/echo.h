@@ -24,6 +24,9 @@ typedef struct {
     uint8_t broadcast[ECHO_ADDRESSES][16]; /* of our networks: nobody who says that this is his address gets an answer */
     uint64_t answered;
     uint64_t answered_bytes;
+    uint64_t unseen;           /* bursts of such requests that echo_prompt() has taken, their frames and bytes */
+    uint64_t unseen_frames;
+    uint64_t unseen_bytes;
     uint32_t count;            /* answers in `batch` */
     uint32_t indices[ECHO_FRAMES];
     uint8_t frames[ECHO_FRAMES][ECHO_FRAME_MAX];
@@ -33,3 +36,8 @@ typedef struct {
 /* vring_receive() from `ring`, and answers to the requests among its frames into `back`, the guest's receive queue.  What
  * was answered becomes FRAME_TAKEN. */
 int echo_receive(echo_responder *responder, vring *ring, frame_burst *burst, uint32_t budget, vring *back, const link_limits *limits);
+
+/* The same for who has just been woken and has not looked at anything yet: if there is nothing but such requests in an idle
+ * ring they are answered and given back, quietly where that was signalled.  Otherwise nothing has happened.  `burst` is for
+ * this alone.  Returns how many were answered. */
+uint32_t echo_prompt(echo_responder *responder, vring *ring, frame_burst *burst, vring *back, const link_limits *limits);

@@ -4,6 +4,8 @@ Read first: driver.py, deliveries.py.  To asyncio it is the selector of the loop
 pipes, what `add_reader` was given.
 """
 
+import os
+import select
 import selectors
 from collections.abc import Callable, Collection
 from typing import Any
@@ -26,16 +28,38 @@ class StackSelector(selectors.DefaultSelector):
         self._polled = polled
         self._devices: dict[int, tuple[LoopDriver, Any]] = {}
         self._waiting_for_room: set[int] = set()  # devices that took no more
+        self._prompts: list[tuple[LoopDriver, Any, Callable[[], int]]] = []  # with the stacks' locks
+        self._sleeper: select.epoll | None = None  # sleeps on what this selector waits for
+
+    def _wait(self, timeout: float | None) -> None:
+        """A device that can answer something without us does it before anything else happens."""
+        self._sleeper.poll(-1 if timeout is None else timeout, 1)
+        for _, lock, prompt in self._prompts:
+            if lock.acquire(False):
+                try:
+                    prompt()
+                finally:
+                    lock.release()
+
+    def close(self) -> None:
+        if self._sleeper is not None:
+            self._sleeper.close()
+        super().close()
 
     def attach(self, driver: LoopDriver) -> None:
         """From now on the driver's devices are waited for."""
         self.drivers.append(driver)
         for port in driver.poller.ports:
+            if prompt := getattr(port.device, "prompt", None):
+                self._prompts.append((driver, driver.lock, prompt))
+                if self._sleeper is None:
+                    self._sleeper = select.epoll.fromfd(os.dup(self.fileno()))
             self._devices[port.device.fileno()] = driver, port
             self.register(port.device.fileno(), selectors.EVENT_READ, None)
 
     def detach(self, driver: LoopDriver) -> None:
         self.drivers.remove(driver)
+        self._prompts = [entry for entry in self._prompts if entry[0] is not driver]
         for descriptor, (owner, _) in list(self._devices.items()):
             if owner is driver:
                 del self._devices[descriptor]
@@ -67,6 +91,9 @@ class StackSelector(selectors.DefaultSelector):
                 if timeout is None or left < timeout:
                     timeout = left
             self._asleep_until = None if timeout is None else now + timeout
+            if self._prompts and timeout != 0:
+                self._wait(timeout)
+                timeout = 0
             events = super().select(timeout)
         finally:
             self.asleep = False

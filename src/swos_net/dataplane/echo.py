@@ -3,6 +3,8 @@
 from collections.abc import Iterable
 
 from swos_net._dataplane import ffi, lib
+from swos_net.dataplane.burst import Burst
+from swos_net.dataplane.vring import Vring
 
 ADDRESSES = lib.ECHO_ADDRESSES
 
@@ -34,9 +36,31 @@ class EchoResponder:
         """Leaves every request to others."""
         self.c.enabled = False
 
-    def news(self) -> tuple[int, int]:
-        """(requests answered, bytes of the answers) since it was last asked."""
+    def news(self) -> tuple[int, ...]:
+        """(requests answered, bytes of the answers; bursts, frames, bytes that a prompt took in) since it was last asked."""
         c = self.c
-        answered, octets = c.answered, c.answered_bytes
-        c.answered = c.answered_bytes = 0
-        return answered, octets
+        news = c.answered, c.answered_bytes, c.unseen, c.unseen_frames, c.unseen_bytes
+        c.answered = c.answered_bytes = c.unseen = c.unseen_frames = c.unseen_bytes = 0
+        return news
+
+
+class EchoPrompt:
+    """Answers the requests in an idle ring when nothing else is in it: `prompt()`, as the first thing after a sleep."""
+
+    __slots__ = ("_arguments", "_burst")
+
+    def __init__(self) -> None:
+        self._burst = Burst(arena=False)
+        self._arguments: tuple | None = None
+
+    def use(self, responder: EchoResponder, ring: Vring, back: Vring, limits) -> None:
+        """From now on those of `ring`, into `back`, the receive queue of the same pair."""
+        self._arguments = responder.c, ring.c, self._burst.c, back.c, limits
+
+    def stop(self) -> None:
+        self._arguments = None
+
+    def __call__(self) -> int:
+        """How many it has answered."""
+        arguments = self._arguments
+        return lib.echo_prompt(*arguments) if arguments is not None else 0

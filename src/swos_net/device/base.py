@@ -12,7 +12,7 @@ class Device(Protocol):
 
     One that has `answer_echo(responder)`, too, answers ordinary pings inside `receive`, for the addresses that its
     interface gives the responder (see dataplane/echo.py).  The thread that serves one with a true `guest_waits` asks the
-    kernel to be run promptly.
+    kernel to be run promptly; `prompt()`, if there is one, may be called by it right after a sleep, with the stack's lock.
 
     `link` is replaced when the other end negotiates anew.  `link_up` is False while nobody is at the other end.
     """

@@ -127,6 +127,8 @@ class Poller:
             device.release(burst)
         burst.clear()
         received = device.receive(burst)
+        if interface.responder.c.answered:
+            self.stack.input.count_echoes(interface)
         if device.link is not interface.link:
             interface.link_changed(device.link)
         port.blocked = False  # what made the descriptor readable may have been room

@@ -53,8 +53,6 @@ class IpInput:
         pointer = burst.c
         if pointer.count > 1:
             burst.merge_runs()
-        if interface.responder.c.answered:
-            self._count_echoes(interface)
         tcp_segments, left = 0, pointer.count
         lending = self.stack.lending
         if lending.count:
@@ -126,14 +124,18 @@ class IpInput:
         interface.queue_frame(reply)
         return True
 
-    def _count_echoes(self, interface) -> None:
-        """What the device has answered before."""
-        answered, octets = interface.responder.news()
+    def count_echoes(self, interface) -> None:
+        """What the device has answered."""
+        answered, octets, unseen, frames_in, octets_in = interface.responder.news()
         for name in ("IcmpInMsgs", "IcmpOutEchoReps"):
             self.stack.counters[name] += answered
-        interface.counters["OutFrames"] += answered
-        interface.counters["OutOctets"] += octets
-        interface.counters["OutBursts"] += 1
+        counters = interface.counters
+        counters["OutFrames"] += answered
+        counters["OutOctets"] += octets
+        counters["OutBursts"] += 1
+        counters["InBursts"] += unseen
+        counters["InFrames"] += frames_in
+        counters["InOctets"] += octets_in
 
     def _for_us(self, interface, burst: Burst, index: int, flags: int) -> bool:
         """Whether the link delivered this frame to us and not to somebody else on it."""

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from swos_net.dataplane.batch import link_limits
 from swos_net.dataplane.burst import FRAMES
-from swos_net.dataplane.echo import EchoResponder
+from swos_net.dataplane.echo import EchoPrompt, EchoResponder
 from swos_net.device.options import plain_ethernet
 from swos_net.device.unix_socket import Rendezvous
 from swos_net.device.vhost_user.connection import Connection, close_fds
@@ -93,6 +93,7 @@ class VhostUserDevice:
         self._transmit_port: RingPort | None = None
         self._receive_port: RingPort | None = None  # the other one of that pair
         self._responder: EchoResponder | None = None
+        self.prompt = EchoPrompt()
         self._looks_first = 0  # since other descriptors had their turn
         self._signals = 0  # of the transmit port before the last burst
         self._settling = False  # the ring of the burst that is out was idle before
@@ -161,6 +162,8 @@ class VhostUserDevice:
             taken = self._take(port, burst)
             if taken == 0:
                 self._bytes_moved = 0
+                if port.vring.c.undecided:
+                    self._rings.remind_later(port)  # the prompt has given something back
                 self._rings.settle(port)
             elif count := self._took(port, taken, burst):
                 break
@@ -227,6 +230,7 @@ class VhostUserDevice:
     def answer_echo(self, responder: EchoResponder) -> None:
         """From now on `receive` answers what the responder can."""
         self._responder = responder
+        self._set_prompt()
 
     def transmit(self, batch) -> bool:
         """Sends a sealed Batch to the guest.
@@ -386,10 +390,19 @@ class VhostUserDevice:
         frame_max = SUPER_FRAME_MAX if offloads & (Offload.TSO4 | Offload.TSO6) else 14 + mtu
         self.link = replace(self.link, mtu=mtu, offloads=offloads, frame_max=frame_max)
         self._limits = link_limits(self.link)
+        self._set_prompt()
+
+    def _set_prompt(self) -> None:
+        port, back = self._receive_port, self._transmit_port
+        if port is not None and port.enabled and self._responder is not None:
+            self.prompt.use(self._responder, port.vring, back.vring, self._limits)
+        else:
+            self.prompt.stop()
 
     def _update_link(self) -> None:
         port = self._transmit_port = self._rings.usable_pair()
         self._receive_port = None if port is None else self._rings.ports[port.index + 1]
+        self._set_prompt()
         up = port is not None
         if up != self.link_up:
             self.link_up = up

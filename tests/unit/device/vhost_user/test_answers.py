@@ -58,6 +58,7 @@ class Pinged:
         self.device.receive(burst)
         left = burst.c.records[0].verdict == 0
         early = self.answers()
+        self.stack.input.count_echoes(self.interface)
         self.stack.input.receive_burst(self.interface, burst, NOW)
         self.device.release(burst)
         return early, left
