@@ -38,6 +38,7 @@ typedef struct {
 int echo_receive(echo_responder *responder, vring *ring, frame_burst *burst, uint32_t budget, vring *back, const link_limits *limits);
 
 /* The same for who has just been woken and has not looked at anything yet: if there is nothing but such requests in an idle
- * ring they are answered and given back, quietly where that was signalled.  Otherwise nothing has happened.  `burst` is for
- * this alone.  Returns how many were answered. */
-uint32_t echo_prompt(echo_responder *responder, vring *ring, frame_burst *burst, vring *back, const link_limits *limits);
+ * ring they are answered and given back, quietly where that was signalled, and `kick`, its kick descriptor, is drained.
+ * Otherwise nothing has happened.  `burst` is for this alone.  Returns how many that were;
+ * answers for which the guest has no buffer are dropped. */
+uint32_t echo_prompt(echo_responder *responder, vring *ring, frame_burst *burst, vring *back, const link_limits *limits, int kick);

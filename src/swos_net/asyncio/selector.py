@@ -13,6 +13,9 @@ from typing import Any
 from swos_net.asyncio.driver import LoopDriver
 
 
+PAUSE = 0.003  # seconds between an answer that needed nobody and what is left to do about it
+
+
 class StackSelector(selectors.DefaultSelector):
     """`select` is asyncio's only place to sleep, so that is where stacks are served."""
 
@@ -31,15 +34,25 @@ class StackSelector(selectors.DefaultSelector):
         self._prompts: list[tuple[LoopDriver, Any, Callable[[], int]]] = []  # with the stacks' locks
         self._sleeper: select.epoll | None = None  # sleeps on what this selector waits for
 
-    def _wait(self, timeout: float | None) -> None:
-        """A device that can answer something without us does it before anything else happens."""
-        self._sleeper.poll(-1 if timeout is None else timeout, 1)
-        for _, lock, prompt in self._prompts:
+    def _wait(self, timeout: float | None) -> list[LoopDriver]:
+        """Sleeps; a device that can answer something without us then does it before anything else happens.
+
+        Who asked is left in peace for a moment: he may wait for this very processor.  The drivers of those that answered.
+        """
+        until = None if timeout is None else self._time() + timeout
+        if not self._sleeper.poll(-1 if timeout is None else timeout, 1):
+            return []
+        answered = []
+        for driver, lock, prompt in self._prompts:
             if lock.acquire(False):
                 try:
-                    prompt()
+                    if prompt():
+                        answered.append(driver)
                 finally:
                     lock.release()
+        if answered:
+            self._sleeper.poll(PAUSE if until is None else max(0.0, min(PAUSE, until - self._time())), 1)
+        return answered
 
     def close(self) -> None:
         if self._sleeper is not None:
@@ -91,8 +104,9 @@ class StackSelector(selectors.DefaultSelector):
                 if timeout is None or left < timeout:
                     timeout = left
             self._asleep_until = None if timeout is None else now + timeout
+            answered: Collection[LoopDriver] = ()
             if self._prompts and timeout != 0:
-                self._wait(timeout)
+                answered = self._wait(timeout)
                 timeout = 0
             events = super().select(timeout)
         finally:
@@ -102,7 +116,7 @@ class StackSelector(selectors.DefaultSelector):
             touched, events = self._sorted_out(events)
         now = self._time()
         for driver in drivers:
-            if driver in touched or due is not None and due <= now:
+            if driver in touched or driver in answered or due is not None and due <= now:
                 driver.poll(now)
                 if not self._has_work():
                     driver.flush(now)  # answers of the stack itself: no callback has anything to add

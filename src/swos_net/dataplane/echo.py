@@ -53,14 +53,14 @@ class EchoPrompt:
         self._burst = Burst(arena=False)
         self._arguments: tuple | None = None
 
-    def use(self, responder: EchoResponder, ring: Vring, back: Vring, limits) -> None:
-        """From now on those of `ring`, into `back`, the receive queue of the same pair."""
-        self._arguments = responder.c, ring.c, self._burst.c, back.c, limits
+    def use(self, responder: EchoResponder, ring: Vring, back: Vring, limits, kick: int) -> None:
+        """From now on those of `ring`, which `kick` tells of, into `back`, the receive queue of the same pair."""
+        self._arguments = responder.c, ring.c, self._burst.c, back.c, limits, kick
 
     def stop(self) -> None:
         self._arguments = None
 
     def __call__(self) -> int:
-        """How many it has answered."""
+        """How many requests it has dealt with."""
         arguments = self._arguments
         return lib.echo_prompt(*arguments) if arguments is not None else 0

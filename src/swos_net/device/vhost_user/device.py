@@ -142,6 +142,8 @@ class VhostUserDevice:
             return 0
         taken = self._take(port, burst)
         if not taken:
+            if port.vring.c.undecided:
+                self._rings.remind_later(port)  # the prompt has given something back
             return 0
         self._looks_first += 1
         self._settling = True
@@ -162,8 +164,6 @@ class VhostUserDevice:
             taken = self._take(port, burst)
             if taken == 0:
                 self._bytes_moved = 0
-                if port.vring.c.undecided:
-                    self._rings.remind_later(port)  # the prompt has given something back
                 self._rings.settle(port)
             elif count := self._took(port, taken, burst):
                 break
@@ -394,8 +394,8 @@ class VhostUserDevice:
 
     def _set_prompt(self) -> None:
         port, back = self._receive_port, self._transmit_port
-        if port is not None and port.enabled and self._responder is not None:
-            self.prompt.use(self._responder, port.vring, back.vring, self._limits)
+        if port is not None and port.enabled and port.kick is not None and self._responder is not None:
+            self.prompt.use(self._responder, port.vring, back.vring, self._limits, port.kick)
         else:
             self.prompt.stop()
 

@@ -1,10 +1,12 @@
 """Questions of a guest that are answered at once: pings without Python, and one signal for answer and question."""
 
+import asyncio
 import select
 
 import pytest
 
 from swos_net.address import parse_address
+from swos_net.asyncio import new_event_loop
 from swos_net.device.pcap import PcapTap
 from swos_net.device.vhost_user import rings
 from swos_net.device.vhost_user.device import LOOKS_FIRST, QUIET_CHAINS
@@ -221,6 +223,127 @@ def test_a_reminder_comes_with_the_next_frame_at_the_latest(pinged):
         pinged.driver.send(request(pinged))
         pinged.poller.poll(NOW)
         assert pinged.guest.called(1) == expected
+
+
+def test_a_prompt_answers_and_leaves_nothing_to_do(pinged):
+    frame = request(pinged)
+    before = dict(pinged.interface.counters)
+    for count in (1, 3, 1):
+        for _ in range(count):
+            pinged.driver.send(frame)
+        assert pinged.bench.readable
+        assert pinged.device.prompt() == count
+        assert len(pinged.answers()) == count == pinged.driver.reap()
+        assert not pinged.bench.readable and pinged.signals() == (1, 0)
+    pinged.poller.poll(NOW)
+    assert pinged.signals() == (0, 0)
+    gone = {name: pinged.interface.counters[name] - before.get(name, 0) for name in ("InFrames", "InOctets", "OutFrames", "OutOctets")}
+    assert gone == {"InFrames": 5, "InOctets": 5 * len(frame), "OutFrames": 5, "OutOctets": 5 * len(frame)}
+    assert pinged.stack.counters["IcmpOutEchoReps"] - pinged.echoed == 5
+
+
+@pytest.mark.parametrize("order", ["last", "first", "alone"])
+def test_a_prompt_does_nothing_when_there_is_something_else(pinged, order):
+    frames = [request(pinged), request(pinged)]
+    other = pinged.bench.frame(1)
+    frames = {"last": [*frames, other], "first": [other, *frames], "alone": [other]}[order]
+    for frame in frames:
+        pinged.driver.send(frame)
+    counters = pinged.device.counters()
+    assert pinged.device.prompt() == 0
+    assert not pinged.answers() and pinged.driver.reap() == 0
+    assert pinged.device.counters() == counters
+    pinged.poller.poll(NOW)
+    assert len(pinged.answers()) == len(frames) - 1
+    assert pinged.driver.reap() == len(frames)
+
+
+def test_a_prompt_with_nothing_there(pinged):
+    assert pinged.device.prompt() == 0
+    pinged.driver.send(request(pinged))
+    burst = pinged.poller.ports[0].burst
+    burst.clear()
+    assert pinged.device.receive(burst) == 1
+    pinged.answers()
+    pinged.driver.send(request(pinged))
+    assert pinged.device.prompt() == 0, "frames are given back in order: a burst is out"
+    pinged.device.release(burst)
+    pinged.poller.poll(NOW)
+    assert len(pinged.answers()) == 1
+
+
+def test_what_a_prompt_leaves_is_told_of_again(pinged):
+    for _ in range(20):
+        pinged.driver.send(request(pinged))
+    answered = 0
+    while answered < 20:
+        assert pinged.bench.readable
+        answered += pinged.device.prompt()
+    assert answered == 20 == len(pinged.answers())
+    assert not pinged.bench.readable
+
+
+def test_a_prompt_without_room_for_the_answer(pinged):
+    while pinged.device.transmit(pinged.bench.batch([pinged.bench.frame(1)])):
+        pass
+    pinged.driver.send(request(pinged))
+    assert pinged.device.prompt() == 1
+    assert pinged.device.counters()["transmit_dropped"] == 1
+
+
+def test_a_guest_that_does_not_look_after_a_prompt_is_reminded(pinged, monkeypatch):
+    monkeypatch.setattr(rings, "REMIND_AFTER", 0.000001)
+    pinged.driver.send(request(pinged))
+    assert pinged.device.prompt() == 1 and pinged.signals() == (1, 0)
+    pinged.poller.poll(NOW)  # sees to the timer, which may be over already
+    while not pinged.guest.called(1):
+        assert select.select([pinged.device], [], [], 1.0)[0]
+        pinged.poller.poll(NOW)
+
+
+def test_a_ring_that_breaks_at_a_prompt(pinged):
+    queue = pinged.driver.transmit_queue
+    queue.avail_index = queue.avail_index + 1000
+    assert pinged.device.prompt() == 0
+    pinged.guest.kick(1)
+    pinged.poller.poll(NOW)
+    assert pinged.bench.of("ring_broken") and pinged.device.prompt() == 0
+
+
+def test_no_prompt_without_a_connection(pinged):
+    pinged.guest.close()
+    pinged.poller.poll(NOW)
+    assert pinged.device.prompt() == 0
+
+
+def test_a_loop_that_sleeps_has_the_device_answer(bench, monkeypatch):
+    answered = []
+    prompt = bench.device.prompt
+
+    class Counted:
+        use, stop = prompt.use, prompt.stop
+
+        def __call__(self):
+            answered.append(prompt())
+            return answered[-1]
+
+    monkeypatch.setattr(bench.device, "prompt", Counted())
+    pinged = Pinged(bench)
+
+    async def main():
+        for expected in range(1, 4):
+            pinged.driver.send(request(pinged))
+            while len(got := pinged.answers()) == 0:
+                await asyncio.sleep(0.001)
+            assert len(got) == 1 and sum(answered) == expected
+            await asyncio.sleep(0.001)
+
+    loop = new_event_loop(pinged.poller)
+    try:
+        loop.run_until_complete(asyncio.wait_for(main(), 10.0))
+    finally:
+        loop.close()
+    assert pinged.stack.counters["IcmpOutEchoReps"] - pinged.echoed == 3
 
 
 def test_without_an_event_index_there_is_no_way_to_tell(bench):

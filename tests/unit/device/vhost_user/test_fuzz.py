@@ -15,6 +15,7 @@ import pytest
 
 from swos_net.dataplane.batch import Batch
 from swos_net.dataplane.burst import Burst
+from swos_net.dataplane.echo import EchoResponder
 from swos_net.device.vhost_user.device import VhostUserDevice
 from swos_net.device.vhost_user.message import (
     FORMATS,
@@ -226,9 +227,13 @@ class Run:
         self.device = VhostUserDevice(path, queue_pairs=2, event=lambda name, **details: self.events.append(name))
         self.burst = Burst(False)
         self.path = path
+        self.responder = EchoResponder(64)
+        self.responder.use(self.device.link.address, 1514, [bytes(16)], [])
+        self.device.answer_echo(self.responder)
 
     def turn(self, rng: random.Random) -> None:
         device = self.device
+        device.prompt()
         for _ in range(10):
             if not device.receive(self.burst):
                 break
