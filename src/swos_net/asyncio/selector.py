@@ -13,7 +13,7 @@ from typing import Any
 from swos_net.asyncio.driver import LoopDriver
 
 
-PAUSE = 0.003  # seconds between an answer that needed nobody and what is left to do about it
+PAUSE = 0.005  # seconds between an answer that needed nobody and what is left to do about it
 
 
 class StackSelector(selectors.DefaultSelector):

@@ -143,7 +143,7 @@ class VhostUserDevice:
         taken = self._take(port, burst)
         if not taken:
             if port.vring.c.undecided:
-                self._rings.remind_later(port)  # the prompt has given something back
+                port.vring.remind()  # the prompt has given something back, some time ago
             return 0
         self._looks_first += 1
         self._settling = True
