@@ -27,6 +27,7 @@ typedef struct {
     uint64_t unseen;           /* bursts of such requests that echo_prompt() has taken, their frames and bytes */
     uint64_t unseen_frames;
     uint64_t unseen_bytes;
+    uint32_t more;             /* echo_prompt() has left frames that perhaps no descriptor tells of */
     uint32_t count;            /* answers in `batch` */
     uint32_t indices[ECHO_FRAMES];
     uint8_t frames[ECHO_FRAMES][ECHO_FRAME_MAX];

@@ -171,7 +171,7 @@ int flow_writable(tcp_flow *flow);
  * FLOW_NOT_MINE, after which it goes no further, when Python has to see to the rest, or has taken the flow away meanwhile. */
 uint32_t flow_table_transmit(flow_table *table, uint32_t count, segment_batch *batch, uint32_t index, double now);
 
-/* The earliest timer has expired.  1 when it is that of a delayed acknowledgment alone, which flow_transmit() then sends;
+/* The earliest timer has expired.  1 when it is that of a delayed acknowledgment alone, which flow_table_transmit() then sends;
  * 0 with nothing touched for any other. */
 int flow_timed_out(tcp_flow *flow, double now);
 

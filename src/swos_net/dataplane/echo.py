@@ -1,6 +1,7 @@
 """Pings that a device answers by itself.  Read first: vhost/echo.h."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from swos_net._dataplane import ffi, lib
 from swos_net.dataplane.burst import Burst
@@ -21,8 +22,8 @@ class EchoResponder:
         """Answers for `own`, of 16 bytes each, unless who asks has one of `broadcast`; for nobody if they are too many."""
         own, broadcast = list(own), list(broadcast)
         c = self.c
-        c.enabled = bool(own) and len(own) <= ADDRESSES and len(broadcast) <= ADDRESSES
-        if not c.enabled:
+        c.enabled = False
+        if not own or len(own) > ADDRESSES or len(broadcast) > ADDRESSES:
             return
         c.link_address = link_address
         c.frame_max = frame_max
@@ -31,6 +32,7 @@ class EchoResponder:
         for index, address in enumerate(broadcast):
             c.broadcast[index] = address
         c.own_count, c.broadcast_count = len(own), len(broadcast)
+        c.enabled = True
 
     def stop(self) -> None:
         """Leaves every request to others."""
@@ -44,23 +46,40 @@ class EchoResponder:
         return news
 
 
+class KickedRing(Protocol):
+    """A ring and the descriptor that tells of frames in it, while there is one."""
+
+    vring: Vring
+    kick: int | None
+
+
 class EchoPrompt:
     """Answers the requests in an idle ring when nothing else is in it: `prompt()`, as the first thing after a sleep."""
 
-    __slots__ = ("_arguments", "_burst")
+    __slots__ = ("_arguments", "_burst", "_more")
 
-    def __init__(self) -> None:
+    def __init__(self, more: Callable[[], None]) -> None:
+        """`more()` is called when there are frames left that perhaps no descriptor tells of."""
         self._burst = Burst(arena=False)
+        self._more = more
         self._arguments: tuple | None = None
 
-    def use(self, responder: EchoResponder, ring: Vring, back: Vring, limits, kick: int) -> None:
-        """From now on those of `ring`, which `kick` tells of, into `back`, the receive queue of the same pair."""
-        self._arguments = responder.c, ring.c, self._burst.c, back.c, limits, kick
+    def use(self, responder: EchoResponder, port: KickedRing, back: Vring, limits) -> None:
+        """From now on those of `port`, into `back`, the receive queue of the same pair."""
+        self._arguments = responder.c, port, back, limits
 
     def stop(self) -> None:
         self._arguments = None
 
     def __call__(self) -> int:
         """How many requests it has dealt with."""
-        arguments = self._arguments
-        return lib.echo_prompt(*arguments) if arguments is not None else 0
+        if self._arguments is None:
+            return 0
+        responder, port, back, limits = self._arguments
+        if port.kick is None:
+            return 0
+        answered = lib.echo_prompt(responder, port.vring.c, self._burst.c, back.c, limits, port.kick)
+        if responder.more:
+            responder.more = 0
+            self._more()
+        return answered

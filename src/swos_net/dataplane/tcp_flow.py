@@ -87,8 +87,9 @@ class FlowTable:
         _POINTERS[len(flows)].pack_into(self._outgoing, 0, *[flow.pointer for flow in flows])
         done = lib.flow_table_transmit(c, len(flows), batch.c, batch.count, now)
         added = c.segments
-        batch.count += added
-        batch.kept += flows
+        if added:
+            batch.count += added
+            batch.kept += flows[:done]
         count = c.news_count
         return added, done, _NEWS.iter_unpack(self._news[: count * _NEWS.size]) if count else ()
 

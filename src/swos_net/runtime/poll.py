@@ -127,7 +127,7 @@ class Poller:
             device.release(burst)
         burst.clear()
         received = device.receive(burst)
-        if interface.responder.c.answered:
+        if interface.responder.c.answered or interface.responder.c.unseen:
             self.stack.input.count_echoes(interface)
         if device.link is not interface.link:
             interface.link_changed(device.link)

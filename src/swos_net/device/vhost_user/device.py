@@ -93,7 +93,7 @@ class VhostUserDevice:
         self._transmit_port: RingPort | None = None
         self._receive_port: RingPort | None = None  # the other one of that pair
         self._responder: EchoResponder | None = None
-        self.prompt = EchoPrompt()
+        self.prompt = EchoPrompt(self._left_by_prompt)
         self._looks_first = 0  # since other descriptors had their turn
         self._signals = 0  # of the transmit port before the last burst
         self._settling = False  # the ring of the burst that is out was idle before
@@ -130,6 +130,8 @@ class VhostUserDevice:
         if self._held is not None:
             raise RuntimeError("release() the burst before the next receive()")
         self._settling = False
+        if self._responder is not None and self._responder.c.unseen and self._receive_port is not None:
+            self._receive_port.vring.remind()  # what the prompt has given back, some time ago
         if self._looks_first < LOOKS_FIRST and not self._rings.busy and (count := self._look_first(burst)):
             return count
         self.handle_ready()
@@ -138,12 +140,10 @@ class VhostUserDevice:
     def _look_first(self, burst) -> int:
         """Frames whose kick nobody has seen yet."""
         port = self._receive_port
-        if port is None or not port.enabled or port in self._rings.resting:
+        if port is None or not port.enabled or port in self._rings.resting or not port.vring.c.features >> Feature.EVENT_IDX & 1:
             return 0
         taken = self._take(port, burst)
         if not taken:
-            if port.vring.c.undecided:
-                port.vring.remind()  # the prompt has given something back, some time ago
             return 0
         self._looks_first += 1
         self._settling = True
@@ -394,10 +394,14 @@ class VhostUserDevice:
 
     def _set_prompt(self) -> None:
         port, back = self._receive_port, self._transmit_port
-        if port is not None and port.enabled and port.kick is not None and self._responder is not None:
-            self.prompt.use(self._responder, port.vring, back.vring, self._limits, port.kick)
+        if port is not None and port.enabled and self._responder is not None:
+            self.prompt.use(self._responder, port, back.vring, self._limits)
         else:
             self.prompt.stop()
+
+    def _left_by_prompt(self) -> None:
+        self._rings.left(self._receive_port)
+        self._set_awake(self._rings.work_unseen)
 
     def _update_link(self) -> None:
         port = self._transmit_port = self._rings.usable_pair()

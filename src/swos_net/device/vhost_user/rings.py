@@ -39,7 +39,7 @@ _MEMORY_CHECKS = {
 class RingPort:
     """One ring with its descriptors.  Even indices are what the guest receives from, odd ones what it transmits to."""
 
-    __slots__ = ("call", "enabled", "err", "index", "kick", "kicked", "kicks", "polled", "running", "vring")
+    __slots__ = ("call", "enabled", "err", "foreseen", "index", "kick", "kicked", "kicks", "polled", "running", "vring")
 
     def __init__(self, index: int):
         self.index = index
@@ -51,6 +51,8 @@ class RingPort:
         self.running = False
         # The kick descriptor was readable and has not been drained since.
         self.kicked = False
+        # Nobody has seen that yet.
+        self.foreseen = False
         self.polled = False
         self.kicks = 0
 
@@ -199,35 +201,46 @@ class Rings:
                 continue
             if port.is_transmit and port.running:
                 port.kicked = True
+                port.foreseen = False
                 self._set_busy(port)
             else:
                 # A receive ring's kick has done its work by waking whoever holds frames for it.
                 self._drain(port)
 
     def found(self, port: RingPort) -> None:
-        """There are frames in an idle ring whose kick nobody has seen yet."""
-        port.kicked = True  # or will be: to drain it for nothing does no harm
+        """There are frames in an idle ring with an event index, and nobody has seen a kick yet."""
+        # only with an event index, which is left where it is: the guest has kicked for them, or will
+        port.kicked = port.foreseen = True
         self._set_busy(port)
+
+    def left(self, port: RingPort) -> None:
+        """There are frames in a ring that perhaps no kick tells of."""
+        self._set_busy(port)
+        port.kicked = False
 
     def remind_later(self, port: RingPort) -> None:
         """The ring has given chains back quietly."""
         if port in self._to_remind:
             return
+        try:
+            if self._remind_timer is None:
+                timer = timer_open()
+                self._poller.register(timer, select.EPOLLIN)
+                self._remind_timer = timer
+            if not self._to_remind:
+                timer_set(self._remind_timer, REMIND_AFTER)
+        except OSError:
+            port.vring.remind()  # no descriptors are left
+            return
         self._to_remind.append(port)
-        if self._remind_timer is None:
-            self._remind_timer = timer_open()
-            self._poller.register(self._remind_timer, select.EPOLLIN)
-        if len(self._to_remind) == 1:
-            timer_set(self._remind_timer, REMIND_AFTER)
 
     def _remind(self) -> None:
         try:
             os.read(self._remind_timer, 8)
         except BlockingIOError:
             return
-        for port in self._to_remind:
-            port.vring.remind()
-        self._to_remind.clear()
+        while self._to_remind:
+            self._to_remind.pop().vring.remind()
 
     def settle(self, port: RingPort) -> None:
         """Called when the ring gave nothing: waits for its next kick, unless frames came in between."""
@@ -315,11 +328,13 @@ class Rings:
         port.kicked = False
 
     def _drain(self, port: RingPort) -> None:
-        port.kicked = False
+        port.kicked, foreseen = False, port.foreseen
+        port.foreseen = False
         if port.kick is None:
             return
         try:
-            count = os.read(port.kick, 8)
+            # M10: a front-end may have made it one that blocks, which matters where it need not be readable
+            count = _read_at_once(port.kick) if foreseen else os.read(port.kick, 8)
         except (BlockingIOError, InterruptedError):
             return
         except OSError:
@@ -337,6 +352,15 @@ class Rings:
         if port.running and not (vring.next_avail or vring.frames or vring.available):
             self._share_advice_given = True
             self._notify("kicked_in_vain", index=port.index)
+
+
+def _read_at_once(fd: int) -> bytes:
+    """BlockingIOError when nothing is there, or when that cannot be told: it is read once it is seen to be readable."""
+    count = bytearray(8)
+    try:
+        return bytes(count[: os.preadv(fd, [count], -1, os.RWF_NOWAIT)])
+    except OSError as error:
+        raise BlockingIOError(errno.EAGAIN, "not now") from error
 
 
 def poke(fd: int) -> None:

@@ -1,6 +1,8 @@
 """Questions of a guest that are answered at once: pings without Python, and one signal for answer and question."""
 
 import asyncio
+import errno
+import os
 import select
 
 import pytest
@@ -280,6 +282,7 @@ def test_what_a_prompt_leaves_is_told_of_again(pinged):
         assert pinged.bench.readable
         answered += pinged.device.prompt()
     assert answered == 20 == len(pinged.answers())
+    pinged.poller.poll(NOW)
     assert not pinged.bench.readable
 
 
@@ -305,6 +308,100 @@ def test_a_ring_that_breaks_at_a_prompt(pinged):
     pinged.guest.kick(1)
     pinged.poller.poll(NOW)
     assert pinged.bench.of("ring_broken") and pinged.device.prompt() == 0
+
+
+def test_a_prompt_never_touches_a_descriptor_that_is_gone(pinged, tmp_path):
+    """A kick that is no eventfd is closed at once, and its number is soon somebody else's."""
+    reader, writer = os.pipe()
+    pinged.device._rings.set_kick(1, reader)
+    pinged.settle()
+    os.write(writer, b"odd")
+    pinged.settle()
+    assert pinged.device._rings.ports[1].kick is None
+    opened = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
+    file = os.dup2(opened, reader)
+    os.write(file, b"precious data...")
+    os.lseek(file, 0, 0)
+    for _ in range(20):
+        pinged.driver.send(request(pinged))
+    assert pinged.device.prompt() == 0
+    assert os.lseek(file, 0, 1) == 0 and os.read(file, 100) == b"precious data..."
+    for descriptor in {opened, file, writer}:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize("guest_features", [ALL, ALL & ~mask(Feature.EVENT_IDX)], ids=["event index", "flags"])
+@pytest.mark.parametrize("what", ["frame", "ping"])
+def test_a_look_between_a_frame_and_its_kick(bench, monkeypatch, guest_features, what):
+    """The guest has made a frame available and not yet asked whether to kick."""
+    bench.start = lambda start=bench.start: start(guest_features)
+    pinged = Pinged(bench)
+    queue, kind = pinged.driver.transmit_queue, type(pinged.driver.transmit_queue)
+    looks = []
+
+    def looked():
+        if not looks:
+            looks.append(1)
+            pinged.poller.poll(NOW)
+
+    class Interrupted(kind):
+        used_flags = property(lambda self: (looked(), kind.used_flags.fget(self))[1])
+        avail_event = property(lambda self: (looked(), kind.avail_event.fget(self))[1])
+
+    queue.__class__ = Interrupted
+    before = pinged.device.counters()["receive_frames"]
+    for _ in range(6):
+        pinged.driver.send(request(pinged) if what == "ping" else bench.frame(1))
+    assert looks
+    for _ in range(20):
+        if bench.readable:
+            pinged.poller.poll(NOW)
+    assert pinged.device.counters()["receive_frames"] - before == 6
+
+
+def test_a_prompt_for_a_busy_ring_is_followed_by_a_reminder(pinged):
+    pinged.driver.send(pinged.bench.frame(1))
+    pinged.poller.poll(NOW)
+    assert pinged.device._rings.busy
+    pinged.driver.reap()
+    pinged.signals()
+    pinged.driver.send(request(pinged))
+    assert pinged.device.prompt() == 1 and pinged.signals() == (1, 0)
+    pinged.poller.poll(NOW)
+    assert pinged.signals() == (0, 1)
+
+
+def test_a_kick_descriptor_that_was_made_to_block(pinged):
+    """The front-end shares the open file; a look that no kick has led to must not wait for one."""
+    os.set_blocking(pinged.device._rings.ports[1].kick, True)
+    pinged.driver.kick_transmit = lambda: None
+    for _ in range(2):
+        pinged.driver.send(request(pinged))
+        pinged.poller.poll(NOW)
+    pinged.driver.send(request(pinged))
+    assert pinged.device.prompt() == 1
+    assert len(pinged.answers()) == 3
+
+
+def test_without_a_descriptor_for_the_timer_the_guest_is_signalled(pinged, monkeypatch):
+    def none_left():
+        raise OSError(errno.EMFILE, "too many")
+
+    monkeypatch.setattr(rings, "timer_open", none_left)
+    monkeypatch.setattr(pinged.device._rings, "_remind_timer", None)
+    pinged.driver.send(request(pinged))
+    pinged.poller.poll(NOW)
+    assert pinged.answers() and pinged.signals() == (1, 1)
+
+
+def test_a_broken_receive_queue_is_noticed(pinged):
+    queue = pinged.driver.receive_queue
+    queue.avail_index = queue.avail_index + 1000
+    for _ in range(2):
+        pinged.driver.send(request(pinged))
+        pinged.device.prompt()
+        pinged.poller.poll(NOW)
+    assert pinged.bench.of("ring_broken") and not pinged.device.link_up
 
 
 def test_no_prompt_without_a_connection(pinged):
