@@ -425,19 +425,23 @@ def test_a_loop_that_sleeps_has_the_device_answer(bench, monkeypatch):
     pinged = Pinged(bench)
 
     async def main():
-        for expected in range(1, 4):
+        asked = 0
+        while not any(answered):  # not where the loop has looked for another reason
             pinged.driver.send(request(pinged))
-            while len(got := pinged.answers()) == 0:
+            asked += 1
+            # the stack has more to say as time passes: group reports, announcements
+            while not any(frame[12:14] == b"\x08\x00" for frame in pinged.answers()):
                 await asyncio.sleep(0.001)
-            assert len(got) == 1 and sum(answered) == expected
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0.01)
+        return asked
 
     loop = new_event_loop(pinged.poller)
     try:
-        loop.run_until_complete(asyncio.wait_for(main(), 10.0))
+        asked = loop.run_until_complete(asyncio.wait_for(main(), 10.0))
+        pinged.poller.poll(NOW)
     finally:
         loop.close()
-    assert pinged.stack.counters["IcmpOutEchoReps"] - pinged.echoed == 3
+    assert pinged.stack.counters["IcmpOutEchoReps"] - pinged.echoed == asked
 
 
 def test_without_an_event_index_there_is_no_way_to_tell(bench):
