@@ -486,14 +486,6 @@ class TestBeginningAndEnd:
                 await turns()
                 return server, transport, sock.dup(), pending
 
-        with world.client.root.activate():
-            server, transport, sock, pending = loop.run_until_complete(main())
-        pending._log_destroy_pending = False
-        loop.close()
-        cores = [transport._core, sock.core, server.sockets[0]._sock.core]
-        for core in cores:
-            assert core is not None
-
         async def elsewhere():
             """Frames for all of them: a watcher that was left would raise."""
             client, other = await world.connected(port=81)
@@ -501,8 +493,15 @@ class TestBeginningAndEnd:
             await client.lost
             await other.lost
 
-        world.run(elsewhere())
-        with pytest.warns(ResourceWarning):
+        with pytest.warns(ResourceWarning):  # from the moment that the loop is closed: some of it is garbage then
+            with world.client.root.activate():
+                server, transport, sock, pending = loop.run_until_complete(main())
+            pending._log_destroy_pending = False
+            loop.close()
+            cores = [transport._core, sock.core, server.sockets[0]._sock.core]
+            for core in cores:
+                assert core is not None
+            world.run(elsewhere())
             del transport, server, cores, pending, core
             sock.close()
             gc.collect()
