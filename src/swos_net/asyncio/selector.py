@@ -12,7 +12,6 @@ from typing import Any
 
 from swos_net.asyncio.driver import LoopDriver
 
-
 PAUSE = 0.005  # seconds between an answer that needed nobody and what is left to do about it
 
 
@@ -31,7 +30,7 @@ class StackSelector(selectors.DefaultSelector):
         self._polled = polled
         self._devices: dict[int, tuple[LoopDriver, Any]] = {}
         self._waiting_for_room: set[int] = set()  # devices that took no more
-        self._prompts: list[tuple[LoopDriver, Any, Callable[[], int]]] = []  # with the stacks' locks
+        self._prompts: list[tuple[LoopDriver, Callable[[], int]]] = []
         self._sleeper: select.epoll | None = None  # sleeps on what this selector waits for
 
     def _wait(self, timeout: float | None) -> list[LoopDriver]:
@@ -43,7 +42,8 @@ class StackSelector(selectors.DefaultSelector):
         if not self._sleeper.poll(-1 if timeout is None else timeout, 1):
             return []
         answered = []
-        for driver, lock, prompt in self._prompts:
+        for driver, prompt in self._prompts:
+            lock = driver.lock
             if lock.acquire(False):
                 try:
                     if prompt():
@@ -64,7 +64,7 @@ class StackSelector(selectors.DefaultSelector):
         self.drivers.append(driver)
         for port in driver.poller.ports:
             if prompt := getattr(port.device, "prompt", None):
-                self._prompts.append((driver, driver.lock, prompt))
+                self._prompts.append((driver, prompt))
                 if self._sleeper is None:
                     self._sleeper = select.epoll.fromfd(os.dup(self.fileno()))
             self._devices[port.device.fileno()] = driver, port

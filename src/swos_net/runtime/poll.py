@@ -46,7 +46,7 @@ class Poller:
         interface = self.stack.add_interface(device.link, now, name)
         self.ports.append(Port(device, interface))
         if hasattr(device, "answer_echo"):
-            device.answer_echo(interface.responder)
+            device.answer_echo(interface.make_responder())
         return interface
 
     def poll(self, now: float) -> bool:
@@ -127,7 +127,8 @@ class Poller:
             device.release(burst)
         burst.clear()
         received = device.receive(burst)
-        if interface.responder.c.answered or interface.responder.c.unseen:
+        responder = interface.responder
+        if responder is not None and (responder.c.answered or responder.c.unseen):
             self.stack.input.count_echoes(interface)
         if device.link is not interface.link:
             interface.link_changed(device.link)

@@ -74,7 +74,7 @@ class Interface:
         self.wants_output: Callable[[], None] | None = None  # set by who runs the stack: output appeared
         self.advertiser: RouterAdvertiser | None = None
         self.scheduled: float | None = None
-        self.responder = EchoResponder(stack.config.hop_limit)
+        self.responder: EchoResponder | None = None  # of a device that answers pings
         config = stack.config.neighbor
         self.neighbors = cache.NeighborCache(config, self._solicit, random=stack.random)
         mac = link.address or bytes(6)
@@ -115,8 +115,16 @@ class Interface:
         if self.link.medium is Medium.ETHERNET:
             (self.arp if is_ipv4(address) else self.ndisc).remove_address(address)
 
+    def make_responder(self) -> EchoResponder:
+        """For a device that answers pings to our addresses by itself."""
+        self.responder = EchoResponder(self.stack.config.hop_limit)
+        self.update_responder()
+        return self.responder
+
     def update_responder(self) -> None:
         """Pings may be answered by the device, unless somebody here wants to see them."""
+        if self.responder is None:
+            return
         if self.link.medium is not Medium.ETHERNET or self.stack.raw.protocols:
             self.responder.stop()
             return

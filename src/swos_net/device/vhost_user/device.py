@@ -96,7 +96,6 @@ class VhostUserDevice:
         self.prompt = EchoPrompt(self._left_by_prompt)
         self._looks_first = 0  # since other descriptors had their turn
         self._signals = 0  # of the transmit port before the last burst
-        self._settling = False  # the ring of the burst that is out was idle before
         self._bytes_moved = 0  # since a transmit ring last ran empty
         self._rest = self._rest_min = min(REST_MIN, rest)
         self._rest_max = rest
@@ -129,7 +128,6 @@ class VhostUserDevice:
         """
         if self._held is not None:
             raise RuntimeError("release() the burst before the next receive()")
-        self._settling = False
         if self._responder is not None and self._responder.c.unseen and self._receive_port is not None:
             self._receive_port.vring.remind()  # what the prompt has given back, some time ago
         if self._looks_first < LOOKS_FIRST and not self._rings.busy and (count := self._look_first(burst)):
@@ -146,7 +144,6 @@ class VhostUserDevice:
         if not taken:
             return 0
         self._looks_first += 1
-        self._settling = True
         self._rings.found(port)
         count = self._took(port, taken, burst)
         self._set_awake(self._rings.work_unseen)
@@ -191,7 +188,7 @@ class VhostUserDevice:
             # a guest that sends bulk adds a frame while this burst is worked on: better several of them after a rest
             self._let_rest(port)
             burst.more = bool(self._rings.busy)
-        elif self._settling and taken <= QUIET_CHAINS:
+        elif port.foreseen and taken <= QUIET_CHAINS:
             burst.more = False  # its kick tells of anything else, until release() or another look has drained it
         return count
 
@@ -221,7 +218,7 @@ class VhostUserDevice:
         port.vring.release(burst, quiet)
         if quiet and port.vring.undecided:
             self._rings.remind_later(port)
-        if quiet and self._settling and port in self._rings.busy:
+        if quiet and port.foreseen and port in self._rings.busy:
             self._rings.settle(port)
             if port not in self._rings.busy:
                 self._bytes_moved = 0

@@ -224,9 +224,7 @@ class Rings:
             return
         try:
             if self._remind_timer is None:
-                timer = timer_open()
-                self._poller.register(timer, select.EPOLLIN)
-                self._remind_timer = timer
+                self._remind_timer = self._watched_timer()
             if not self._to_remind:
                 timer_set(self._remind_timer, REMIND_AFTER)
         except OSError:
@@ -234,10 +232,13 @@ class Rings:
             return
         self._to_remind.append(port)
 
+    def _watched_timer(self) -> int:
+        timer = timer_open()
+        self._poller.register(timer, select.EPOLLIN)
+        return timer
+
     def _remind(self) -> None:
-        try:
-            os.read(self._remind_timer, 8)
-        except BlockingIOError:
+        if not _expired(self._remind_timer):
             return
         while self._to_remind:
             self._to_remind.pop().vring.remind()
@@ -260,15 +261,12 @@ class Rings:
         self.busy.remove(port)
         self.resting.append(port)
         if self._rest_timer is None:
-            self._rest_timer = timer_open()
-            self._poller.register(self._rest_timer, select.EPOLLIN)
+            self._rest_timer = self._watched_timer()
         if len(self.resting) == 1:
             timer_set(self._rest_timer, seconds)
 
     def _rest_is_over(self) -> None:
-        try:
-            os.read(self._rest_timer, 8)
-        except BlockingIOError:
+        if not _expired(self._rest_timer):
             return
         self.busy.extend(self.resting)
         self.resting.clear()
@@ -352,6 +350,14 @@ class Rings:
         if port.running and not (vring.next_avail or vring.frames or vring.available):
             self._share_advice_given = True
             self._notify("kicked_in_vain", index=port.index)
+
+
+def _expired(timer: int) -> bool:
+    try:
+        os.read(timer, 8)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _read_at_once(fd: int) -> bytes:
