@@ -28,13 +28,14 @@ class Sink:
 
 
 class Deliveries:
-    """The sinks of one loop that have something to tell, in order."""
+    """The sinks of one loop that have something to tell, in order; `calls` are the calls of programs that wait for one."""
 
-    __slots__ = ("_wake", "waiting")
+    __slots__ = ("_wake", "calls", "waiting")
 
     def __init__(self, wake: Callable[[], None]):
         """`wake()` is called inside the stack, for the first sink of a round; it must see to it that `run` is called."""
         self.waiting: deque[Any] = deque()
+        self.calls: set[Any] = set()
         self._wake = wake
 
     def add(self, sink: Any) -> None:
@@ -51,3 +52,8 @@ class Deliveries:
             sink = waiting.popleft()
             sink.queued = False
             sink.context.run(sink.deliver)
+
+    def abandon(self) -> None:
+        """The loop is closed: no stack refers to a call that waited in it."""
+        while self.calls:
+            self.calls.pop().abandon()

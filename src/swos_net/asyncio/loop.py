@@ -106,6 +106,7 @@ class SwosEventLoop(SocketCalls, asyncio.SelectorEventLoop):
         self._acceptors.clear()
         for transport in list(self._core_transports.values()):
             transport._abandon()
+        self._deliveries.abandon()
         for driver in list(self.drivers):
             self._selector.detach(driver)
         super().close()

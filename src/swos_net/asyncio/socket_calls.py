@@ -37,10 +37,16 @@ class PendingCall(Sink):
         self.future: asyncio.Future | None = loop.create_future()
         self.future.add_done_callback(self._done)
         self._lock = core.stack.driver.lock
+        deliveries.calls.add(self)
         with self._lock:
             core.watch(self._changed)
             if core.poll() & self._mask:
                 self._deliveries.add(self)  # another thread was faster
+
+    def abandon(self) -> None:
+        """The stack refers to this call no more."""
+        with self._lock:
+            self._core.unwatch(self._changed)
 
     def _changed(self, mask: int) -> None:
         """Inside the stack."""
@@ -67,8 +73,8 @@ class PendingCall(Sink):
             future = None
 
     def _done(self, future: asyncio.Future) -> None:
-        with self._lock:
-            self._core.unwatch(self._changed)
+        self._deliveries.calls.discard(self)
+        self.abandon()
 
 
 async def connect(loop: asyncio.AbstractEventLoop, deliveries: Deliveries, core: SocketCore, address: Any) -> None:

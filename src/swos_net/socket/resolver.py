@@ -93,7 +93,8 @@ async def _ready(wait: Wait) -> None:
     ready = loop.create_future()
 
     def changed(_mask: int) -> None:
-        loop.call_soon_threadsafe(lambda: ready.done() or ready.set_result(None))
+        with suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(lambda: ready.done() or ready.set_result(None))
 
     with wait.driver.entered() as now:
         if wait.core.poll() & (wait.mask | select.POLLERR | select.POLLHUP):
@@ -104,7 +105,7 @@ async def _ready(wait: Wait) -> None:
     except asyncio.TimeoutError:  # TimeoutError's own name only since 3.11
         pass
     finally:
-        with wait.driver.entered():
+        with wait.driver.lock:  # it may be served no more
             wait.core.unwatch(changed)
 
 

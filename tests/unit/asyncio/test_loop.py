@@ -8,6 +8,7 @@ import contextlib
 import errno
 import gc
 import os
+import select
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ from swos_net.asyncio.stream_transport import StreamTransport
 from swos_net.capability import CapabilityError
 from swos_net.device.pair import make_pair
 from swos_net.runtime.open_stack import open_stack
+from swos_net.socket.resolver import Wait, run_async
 
 PATIENCE = 10.0
 
@@ -509,6 +511,50 @@ class TestBeginningAndEnd:
         gc.collect()
         world.run(asyncio.sleep(0))
         assert len(os.listdir("/proc/self/fd")) == descriptors
+
+    def test_calls_that_wait_are_forgotten_when_the_loop_is_closed(self, world, recorder):
+        """What comes for them afterwards raises nothing through the stack."""
+        loop = world.new_loop()
+        accepted = []
+
+        class Server(recorder):
+            def connection_made(self, transport):
+                super().connection_made(transport)
+                transport.write(b"late")
+                accepted.append(self)
+
+        async def waiting():
+            stream, datagrams = socket.socket(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+            stream.setblocking(False)
+            datagrams.bind((world.client_address, 5353))
+            await loop.sock_connect(stream, (world.address, 80))
+
+            def step():
+                yield Wait(world.client_driver, datagrams.core, select.POLLIN, None)
+
+            tasks = [loop.create_task(program) for program in (loop.sock_recv(stream, 10), run_async(step()))]
+            await turns()
+            return stream, datagrams, tasks
+
+        async def late():
+            with world.on_server(), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+                sock.sendto(b"late", (world.client_address, 5353))
+            while not accepted or stream.core.poll() & datagrams.core.poll() & select.POLLIN == 0:
+                await asyncio.sleep(0)
+            for protocol in accepted:
+                protocol.transport.abort()
+                await protocol.lost
+
+        server = world.run(world.create_server(Server))
+        with world.client.root.activate():
+            stream, datagrams, tasks = loop.run_until_complete(waiting())
+        loop.close()
+        world.run(late())
+        assert stream.recv(10) == datagrams.recv(10) == b"late"
+        for task in tasks:
+            task._log_destroy_pending = False
+        for sock in (stream, datagrams, server):
+            sock.close()
 
     def test_a_loop_is_garbage_when_it_is_closed(self, world, recorder):
         loop = world.new_loop()
