@@ -105,7 +105,7 @@ async def _ready(wait: Wait) -> None:
     except asyncio.TimeoutError:  # TimeoutError's own name only since 3.11
         pass
     finally:
-        with wait.driver.lock:  # it may be served no more
+        with suppress(OSError), wait.driver.entered():  # a stack that is served no more tells nobody anything
             wait.core.unwatch(changed)
 
 
