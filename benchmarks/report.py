@@ -1,4 +1,4 @@
-"""What came out: medians over the rounds, ratios to each peer, goals, and the rows for other programs.
+"""What came out: medians over rounds and turns, ratios to each peer, goals, and the rows for other programs.
 
 The format of the rows is in benchmarks/README.md.
 """
@@ -54,16 +54,26 @@ GOALS: dict[tuple[Metric, str], float] = {
 
 
 class Results:
-    """The values of every round, by peer and metric."""
+    """The values of every turn of every round, by peer and metric."""
 
     def __init__(self):
         self._samples: dict[str, dict[Metric, list[float]]] = {}
 
     def add(self, name: str, values: Values) -> None:
-        """One round's values of `name`, a peer or OURS."""
+        """Values of `name`, a peer or OURS, from one turn."""
         mine = self._samples.setdefault(name, {})
         for metric, value in values.items():
             mine.setdefault(metric, []).append(value)
+
+    def include(self, other: "Results") -> None:
+        """All values of `other` as well."""
+        for name, theirs in other._samples.items():
+            mine = self._samples.setdefault(name, {})
+            for metric, values in theirs.items():
+                mine.setdefault(metric, []).extend(values)
+
+    def medians(self, name: str) -> Values:
+        return {metric: statistics.median(values) for metric, values in self._samples.get(name, {}).items()}
 
     def median(self, name: str, metric: Metric) -> float | None:
         samples = self._samples.get(name, {}).get(metric)
@@ -99,14 +109,14 @@ class Results:
 
     @staticmethod
     def line(values: Values) -> str:
-        """One round of one peer."""
+        """Values of one peer."""
         return ", ".join(f"{metric.case}{_arrow(metric)} {_shown(value)} {metric.unit}"
                          for metric, value in values.items())
 
     def table(self) -> str:
         """Medians with the ratio ours / theirs in brackets, then each goal with whether it was reached."""
         names = ([OURS] if OURS in self._samples else []) + self.peers()
-        lines = [["median of the rounds", *names]]
+        lines = [["median of all turns", *names]]
         for metric in self.metrics():
             cells = [f"{metric.case}{_arrow(metric)}, {metric.unit}"]
             for name in names:

@@ -1,8 +1,8 @@
 """The benchmarks: one guest per peer and round, the same clients in each, medians side by side.
 
-    python benchmarks/run.py [--rounds 3] [--seconds 4] [--peers ours,libslirp] [--cases ping,rr] [--no-tap]
+    python benchmarks/run.py [--rounds 3] [--turns 3] [--seconds 2] [--peers ours,libslirp] [--cases ping,rr] [--no-tap]
 
-Peers take turns within a round, so that a machine that gets slower does so for all.  Read benchmarks/README.md for what
+All guests of a round are up at once and take turns with each case, so that a machine that gets slower does so for all.  Read benchmarks/README.md for what
 the figures mean, then peers, cases and report.
 """
 
@@ -20,7 +20,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "examples"))
 
 import tap_pytcp  # noqa: E402
-from cases import CASES, Values  # noqa: E402
+from cases import CASES  # noqa: E402
 from lab.guest_image import GuestImage, build_guest  # noqa: E402
 from lab.packages import LabError  # noqa: E402
 from lab.qemu import BENCHMARK_CPUS, Emulator, Guest, find_emulator  # noqa: E402
@@ -39,32 +39,35 @@ def build_image(netload: Path) -> GuestImage:
                        commands=f"ip addr add {GUEST}/{PREFIX} dev eth0", files={"usr/bin/netload": netload})
 
 
-def measure(peer: Peer, image: GuestImage, emulator: Emulator, cases: list[str], seconds: float) -> tuple[Values, int]:
-    """Boot one guest on `peer`, run the cases in it and power it off.
+class Running:
+    """A booted guest on its peer, both ended by `with`."""
 
-    The values and how many cases gave none; LabError when the guest or a process of the peer failed.
-    """
-    values: Values = {}
-    failed = 0
-    with peer:
-        with peer.surroundings():
-            guest = Guest(image, peer.network(), emulator=emulator, cpu=BENCHMARK_CPUS[ARCHITECTURE])
-        try:
-            guest.wait_ready()
-            status, text = guest.run(f"ip link set eth0 mtu {peer.mtu} && arping -c 1 -w 5 -I eth0 {STACK}")
+    def __init__(self, peer: Peer, image: GuestImage, emulator: Emulator):
+        self.peer = peer
+        self.results = Results()  # of this boot
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(peer)
+            with peer.surroundings():
+                self.guest = Guest(image, peer.network(), emulator=emulator, cpu=BENCHMARK_CPUS[ARCHITECTURE])
+            stack.enter_context(self.guest)
+            self.guest.wait_ready()
+            status, text = self.guest.run(f"ip link set eth0 mtu {peer.mtu} && arping -c 1 -w 5 -I eth0 {STACK}")
             if status:
                 raise LabError(f"the guest does not reach {STACK}: {text.strip()}")
-            for case in cases:
-                try:
-                    values |= CASES[case](guest, peer, seconds)
-                except LabError as error:
-                    say(f"  {peer.label}, {case}: {error}")
-                    failed += 1
-                peer.check()
-            guest.power_off()
-        finally:
-            guest.kill()
-    return values, failed
+            self._stack = stack.pop_all()
+
+    def __enter__(self) -> "Running":
+        return self
+
+    def __exit__(self, *exception) -> None:
+        with self._stack:
+            if exception == (None, None, None):
+                self.guest.power_off()
+
+    def measure(self, case: str, seconds: float) -> None:
+        """One turn of a case; LabError when it gave nothing."""
+        self.results.add(self.peer.name, CASES[case](self.guest, self.peer, seconds))
+        self.peer.check()
 
 
 def choose_emulator(suite: str) -> Emulator:
@@ -83,7 +86,7 @@ def choose_emulator(suite: str) -> Emulator:
 
 
 def run_rounds(arguments, folder: Path, results: Results) -> int:
-    """Every peer in turn, `rounds` times; how many cases or whole guests of ours failed."""
+    """`rounds` times a boot of every peer, all of them up at once; how many cases or whole guests of ours failed."""
     netload = build_netload(folder)
     image = build_image(netload)
     emulator = choose_emulator(arguments.qemu)
@@ -97,19 +100,40 @@ def run_rounds(arguments, folder: Path, results: Results) -> int:
             chosen.append(PEERS[name])
     failures = 0
     for number in range(1, arguments.rounds + 1):
-        for kind in chosen:
-            begun = time.monotonic()
-            own = folder / f"{kind.name}-{number}"
-            own.mkdir()
+        with contextlib.ExitStack() as ends:
+            running = []
+            for kind in chosen:
+                own = folder / f"{kind.name}-{number}"
+                own.mkdir()
+                try:
+                    running.append(ends.enter_context(Running(kind(own, netload), image, emulator)))
+                except LabError as error:
+                    say(f"round {number}, {kind.label}: {error}")
+                    failures += kind is Ours
+            for case in arguments.cases:
+                failures += take_turns(running, case, number, arguments)
+            for each in running:
+                say(f"round {number}, {each.peer.label}: {Results.line(each.results.medians(each.peer.name))}")
+                results.include(each.results)
+    return failures
+
+
+def take_turns(running: list[Running], case: str, number: int, arguments) -> int:
+    """Every guest runs the case `turns` times, one after the other and each time in another order; how often ours failed.
+
+    So neighbours in time are compared, on a machine whose speed may change from one second to the next.
+    """
+    begun = time.monotonic()
+    failures = 0
+    for turn in range(arguments.turns):
+        first = (number + turn) % max(1, len(running))
+        for each in running[first:] + running[:first]:
             try:
-                values, failed = measure(kind(own, netload), image, emulator, arguments.cases, arguments.seconds)
+                each.measure(case, arguments.seconds)
             except LabError as error:
-                say(f"round {number}, {kind.label}: {error}")
-                failures += kind is Ours
-                continue
-            failures += failed if kind is Ours else 0
-            results.add(kind.name, values)
-            say(f"round {number}, {kind.label}, {time.monotonic() - begun:.0f} s: {Results.line(values)}")
+                say(f"round {number}, {each.peer.label}, {case}: {error}")
+                failures += each.peer.name == Ours.name
+    say(f"round {number}, {case}: {time.monotonic() - begun:.0f} s")
     return failures
 
 
@@ -129,7 +153,8 @@ def names(known: Iterable[str]) -> Callable[[str], list[str]]:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=3, help="guests per peer (3)")
-    parser.add_argument("--seconds", type=float, default=4.0, help="length of each case (4)")
+    parser.add_argument("--turns", type=int, default=3, help="how often each guest runs each case (3)")
+    parser.add_argument("--seconds", type=float, default=2.0, help="length of a case each time (2)")
     parser.add_argument("--peers", type=names(PEERS), default=list(PEERS), help=f"of {','.join(PEERS)}")
     parser.add_argument("--cases", type=names(CASES), default=list(CASES), help=f"of {','.join(CASES)}")
     parser.add_argument("--qemu", default="", metavar="SUITE", help=f"QEMU of this Debian suite, or the {INSTALLED!r} one "
@@ -150,7 +175,7 @@ def main() -> int:
                 if reason:
                     say(f"left out, {tap_pytcp.LABEL}: {reason}")
                 else:
-                    failures += tap_pytcp.run_rounds(Path(folder), results, arguments.rounds, arguments.seconds, say)
+                    failures += tap_pytcp.run_rounds(Path(folder), results, arguments.rounds, arguments.turns * arguments.seconds, say)
     except LabError as error:
         say(f"benchmarks: {error}")
         failures += 1
