@@ -85,6 +85,8 @@ class LoopDriver(LockedDriver):
     def flush(self, now: float) -> float | None:
         """Sends what is ready; gives the time at which the stack wants to be polled, None for never."""
         with self.lock:
+            if self.answering:
+                self.end_answering()
             if self._abandoned:
                 self.close_abandoned(now)
             if self._refusal is not None:
@@ -99,6 +101,8 @@ class LoopDriver(LockedDriver):
     def poll(self, now: float) -> None:
         """Takes what has come and does what is due at `now`; `flush` follows when the callbacks have run."""
         with self.lock:
+            if self.answering:
+                self.end_answering()
             try:
                 self.more = self.poller.take(now)
             except OSError as error:

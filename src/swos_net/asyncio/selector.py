@@ -4,13 +4,12 @@ Read first: driver.py, deliveries.py.  To asyncio it is the selector of the loop
 pipes, what `add_reader` was given.
 """
 
-import os
-import select
 import selectors
 from collections.abc import Callable, Collection
 from typing import Any
 
 from swos_net.asyncio.driver import LoopDriver
+from swos_net.dataplane.echo import EchoPrompt, Sleeper
 
 PAUSE = 0.005  # seconds between an answer that needed nobody and what is left to do about it
 
@@ -30,54 +29,48 @@ class StackSelector(selectors.DefaultSelector):
         self._polled = polled
         self._devices: dict[int, tuple[LoopDriver, Any]] = {}
         self._waiting_for_room: set[int] = set()  # devices that took no more
-        self._prompts: list[tuple[LoopDriver, Callable[[], int]]] = []
-        self._sleeper: select.epoll | None = None  # sleeps on what this selector waits for
+        self._prompting: dict[LoopDriver, list[EchoPrompt]] = {}
+        self._prompters: list[LoopDriver] = []  # those of the sleeper's prompts, in their order
+        self._sleeper = Sleeper(())
 
     def _wait(self, timeout: float | None) -> list[LoopDriver]:
-        """Sleeps; a device that can answer something without us then does it before anything else happens.
+        """Sleeps; the drivers of devices that have answered something meanwhile, before anything else happened.
 
-        Who asked is left in peace for a moment: he may wait for this very processor.  The drivers of those that answered.
+        Who asked is left in peace for a moment: he may wait for this very processor.
         """
-        until = None if timeout is None else self._time() + timeout
-        if not self._sleeper.poll(-1 if timeout is None else timeout, 1):
-            return []
-        answered = []
-        for driver, prompt in self._prompts:
-            lock = driver.lock
-            if lock.acquire(False):
-                try:
-                    if prompt():
-                        answered.append(driver)
-                finally:
-                    lock.release()
-        if answered:
-            self._sleeper.poll(PAUSE if until is None else max(0.0, min(PAUSE, until - self._time())), 1)
-        return answered
-
-    def close(self) -> None:
-        if self._sleeper is not None:
-            self._sleeper.close()
-        super().close()
+        try:
+            for driver, prompts in self._prompting.items():
+                driver.begin_answering(prompts)
+            answered = self._sleeper.sleep(self.fileno(), timeout, PAUSE)
+        finally:
+            for driver in self._prompting:
+                if driver.answering:
+                    with driver.lock:
+                        driver.end_answering()
+        return [driver for index, driver in enumerate(self._prompters) if answered >> index & 1] if answered else []
 
     def attach(self, driver: LoopDriver) -> None:
         """From now on the driver's devices are waited for."""
         self.drivers.append(driver)
         for port in driver.poller.ports:
-            if prompt := getattr(port.device, "prompt", None):
-                self._prompts.append((driver, prompt))
-                if self._sleeper is None:
-                    self._sleeper = select.epoll.fromfd(os.dup(self.fileno()))
             self._devices[port.device.fileno()] = driver, port
             self.register(port.device.fileno(), selectors.EVENT_READ, None)
+        self._find_prompts()
 
     def detach(self, driver: LoopDriver) -> None:
         self.drivers.remove(driver)
-        self._prompts = [entry for entry in self._prompts if entry[0] is not driver]
         for descriptor, (owner, _) in list(self._devices.items()):
             if owner is driver:
                 del self._devices[descriptor]
                 self._waiting_for_room.discard(descriptor)
                 self.unregister(descriptor)
+        self._find_prompts()
+
+    def _find_prompts(self) -> None:
+        found = [(driver, port.device.prompt) for driver, port in self._devices.values() if hasattr(port.device, "prompt")]
+        self._prompting = {driver: [prompt for owner, prompt in found if owner is driver] for driver, _ in found}
+        self._prompters = [driver for driver, _ in found]
+        self._sleeper = Sleeper(prompt for _, prompt in found)
 
     def select(self, timeout: float | None = None) -> list:
         drivers = self.drivers
@@ -105,7 +98,7 @@ class StackSelector(selectors.DefaultSelector):
                     timeout = left
             self._asleep_until = None if timeout is None else now + timeout
             answered: Collection[LoopDriver] = ()
-            if self._prompts and timeout != 0:
+            if self._prompting and timeout != 0:
                 answered = self._wait(timeout)
                 timeout = 0
             events = super().select(timeout)

@@ -1,6 +1,7 @@
 """Pings that a device answers by itself.  Read first: vhost/echo.h."""
 
 from collections.abc import Callable, Iterable
+from math import ceil
 from typing import Protocol
 
 from swos_net._dataplane import ffi, lib
@@ -8,6 +9,7 @@ from swos_net.dataplane.burst import Burst
 from swos_net.dataplane.vring import Vring
 
 ADDRESSES = lib.ECHO_ADDRESSES
+MILLISECONDS_MAX = (1 << 31) - 1
 
 
 class EchoResponder:
@@ -54,32 +56,66 @@ class KickedRing(Protocol):
 
 
 class EchoPrompt:
-    """Answers the requests in an idle ring when nothing else is in it: `prompt()`, as the first thing after a sleep."""
+    """Answers the requests in an idle ring when nothing else is in it, as the first thing after a sleep.
 
-    __slots__ = ("_arguments", "_burst", "_more")
+    `sleep()` does that without Python while it is open, and nobody may touch the rings meanwhile: who wants to closes it
+    before.  Not to be opened by two threads at once.
+    """
+
+    __slots__ = ("_arguments", "_burst", "_more", "c")
 
     def __init__(self, more: Callable[[], None]) -> None:
         """`more()` is called when there are frames left that perhaps no descriptor tells of."""
         self._burst = Burst(arena=False)
         self._more = more
-        self._arguments: tuple | None = None
+        self._arguments: tuple[EchoResponder, KickedRing, Vring, object] | None = None
+        self.c = ffi.new("echo_prompter *")
 
     def use(self, responder: EchoResponder, port: KickedRing, back: Vring, limits) -> None:
         """From now on those of `port`, into `back`, the receive queue of the same pair."""
-        self._arguments = responder.c, port, back, limits
+        self.stop()
+        c = self.c
+        c.responder, c.ring, c.burst, c.back, c.limits = responder.c, port.vring.c, self._burst.c, back.c, limits
+        self._arguments = responder, port, back, limits
 
     def stop(self) -> None:
+        lib.prompter_close(self.c)
         self._arguments = None
 
-    def __call__(self) -> int:
-        """How many requests it has dealt with."""
-        if self._arguments is None:
-            return 0
-        responder, port, back, limits = self._arguments
-        if port.kick is None:
-            return 0
-        answered = lib.echo_prompt(responder, port.vring.c, self._burst.c, back.c, limits, port.kick)
-        if responder.more:
-            responder.more = 0
+    def open(self) -> bool:
+        """Lets a sleep answer; False when there is nothing for it to do."""
+        arguments = self._arguments
+        if arguments is None or arguments[1].kick is None:
+            return False
+        lib.prompter_open(self.c, arguments[1].kick)
+        return True
+
+    def close(self) -> None:
+        """No sleep answers from now on."""
+        lib.prompter_close(self.c)
+        arguments = self._arguments
+        if arguments is not None and arguments[0].c.more:
+            arguments[0].c.more = 0
             self._more()
-        return answered
+
+    def forget(self) -> None:
+        """In a process that was forked: whoever slept does so in the other one."""
+        self.c.gate = lib.PROMPTER_CLOSED
+
+
+class Sleeper:
+    """Sleeps for an event loop, and has prompts answer meanwhile."""
+
+    __slots__ = ("_c", "_prompts")
+
+    def __init__(self, prompts: Iterable[EchoPrompt]):
+        """Those beyond PROMPTERS do nothing."""
+        self._prompts = list(prompts)[: lib.PROMPTERS]
+        self._c = ffi.new("echo_prompter *[]", [prompt.c for prompt in self._prompts])
+
+    def sleep(self, poller: int, timeout: float | None, pause: float) -> int:
+        """Until `poller`, an epoll descriptor, has something to tell or `timeout` seconds have passed, rounded up; less when
+        a signal comes.  After an answer it goes on for `pause` seconds.  The indices of prompts that have answered, as bits.
+        """
+        milliseconds = -1 if timeout is None else min(MILLISECONDS_MAX, ceil(timeout * 1000))
+        return lib.echo_sleep(poller, milliseconds, ceil(pause * 1000), self._c, len(self._prompts))

@@ -14,11 +14,12 @@ import threading
 import weakref
 from _thread import allocate_lock
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from swos_net import clock
+from swos_net.dataplane.echo import EchoPrompt
 from swos_net.dataplane.processor import run_promptly
 from swos_net.errors import os_error
 from swos_net.runtime.poll import Poller
@@ -121,6 +122,8 @@ class Entry:
         if driver._refusal is not None:
             driver.lock.release()
             driver.check_serving()
+        if driver.answering:
+            driver.end_answering()
         driver._depth += 1
         return driver.clock()
 
@@ -174,6 +177,8 @@ class LockedDriver(Driver):
         self.poller = poller
         self.clock = time
         self.lock = threading.RLock()
+        # what answers for the stack while somebody sleeps: to be ended by whoever has the lock before he does anything else
+        self.answering: list[EchoPrompt] = []
         self._depth = 0  # of `entered()`
         self._entry = Entry(self)
         self._waiters: dict[Waiter, Any] = {}  # what each waits for
@@ -181,6 +186,20 @@ class LockedDriver(Driver):
 
     def entered(self) -> Entry:
         return self._entry
+
+    def begin_answering(self, prompts: Iterable[EchoPrompt]) -> None:
+        """Lets devices answer what they can by themselves, for who is about to sleep; not while the stack is in use."""
+        if self.lock.acquire(False):
+            try:
+                self.answering = [prompt for prompt in prompts if prompt.open()]
+            finally:
+                self.lock.release()
+
+    def end_answering(self) -> None:
+        """They have, and do no more.  With the lock held."""
+        answering, self.answering = self.answering, []
+        for prompt in answering:
+            prompt.close()
 
     @abc.abstractmethod
     def _leave(self) -> None:
@@ -227,6 +246,10 @@ class LockedDriver(Driver):
         super().forked()
         # its owner, if any, is a thread that this process does not have
         self.lock = threading.RLock()
+        for port in self.poller.ports:
+            if hasattr(port.device, "prompt"):
+                port.device.prompt.forget()  # nobody sleeps here
+        self.answering = []
         self._depth = 0
         self._waiters.clear()
 

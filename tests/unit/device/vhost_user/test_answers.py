@@ -4,11 +4,15 @@ import asyncio
 import errno
 import os
 import select
+import sys
+import threading
 
 import pytest
 
 from swos_net.address import parse_address
-from swos_net.asyncio import new_event_loop
+from swos_net._dataplane import lib
+from swos_net.asyncio import LoopDriver, new_event_loop
+from swos_net.dataplane.echo import EchoResponder, Sleeper
 from swos_net.device.pcap import PcapTap
 from swos_net.device.vhost_user import rings
 from swos_net.device.vhost_user.device import LOOKS_FIRST, QUIET_CHAINS
@@ -21,6 +25,22 @@ ALL = (1 << 64) - 1
 GUEST_MAC = bytes.fromhex("020000000001")
 ADDRESSES = {4: ("10.0.2.15", "10.0.2.2"), 6: ("fd00::15", "fd00::2")}
 NOW = 1000.0
+CLOSED, BUSY = lib.PROMPTER_CLOSED, lib.PROMPTER_BUSY
+
+
+def prompted(device) -> int:
+    """What a loop does that has been woken, for whatever reason; how many requests that has dealt with."""
+    answered = device._responder.c.unseen_frames
+    with select.epoll() as poller:
+        descriptor = os.eventfd(1)
+        poller.register(descriptor, select.EPOLLIN)
+        device.prompt.open()
+        some = Sleeper([device.prompt]).sleep(poller.fileno(), None, 0)
+        device.prompt.close()
+        os.close(descriptor)
+    answered = device._responder.c.unseen_frames - answered
+    assert some == (answered > 0)
+    return answered
 
 
 class Pinged:
@@ -71,6 +91,25 @@ class Pinged:
 @pytest.fixture
 def pinged(bench):
     return Pinged(bench)
+
+
+@pytest.fixture
+def threads():
+    """`threads(function)` starts one; `threads.wait()`, at the end at the latest, waits for all of them."""
+
+    class Threads(list):
+        def __call__(self, function):
+            self.append(threading.Thread(target=function, daemon=True))
+            self[-1].start()
+
+        def wait(self):
+            for thread in self:
+                thread.join(10.0)
+                assert not thread.is_alive()
+
+    started = Threads()
+    yield started
+    started.wait()
 
 
 def request(pinged, family=4, *, data=b"data", source=None, destination=None, mac=None, **header):
@@ -234,7 +273,7 @@ def test_a_prompt_answers_and_leaves_nothing_to_do(pinged):
         for _ in range(count):
             pinged.driver.send(frame)
         assert pinged.bench.readable
-        assert pinged.device.prompt() == count
+        assert prompted(pinged.device) == count
         assert len(pinged.answers()) == count == pinged.driver.reap()
         assert not pinged.bench.readable and pinged.signals() == (1, 0)
     pinged.poller.poll(NOW)
@@ -252,7 +291,7 @@ def test_a_prompt_does_nothing_when_there_is_something_else(pinged, order):
     for frame in frames:
         pinged.driver.send(frame)
     counters = pinged.device.counters()
-    assert pinged.device.prompt() == 0
+    assert prompted(pinged.device) == 0
     assert not pinged.answers() and pinged.driver.reap() == 0
     assert pinged.device.counters() == counters
     pinged.poller.poll(NOW)
@@ -261,14 +300,14 @@ def test_a_prompt_does_nothing_when_there_is_something_else(pinged, order):
 
 
 def test_a_prompt_with_nothing_there(pinged):
-    assert pinged.device.prompt() == 0
+    assert prompted(pinged.device) == 0
     pinged.driver.send(request(pinged))
     burst = pinged.poller.ports[0].burst
     burst.clear()
     assert pinged.device.receive(burst) == 1
     pinged.answers()
     pinged.driver.send(request(pinged))
-    assert pinged.device.prompt() == 0, "frames are given back in order: a burst is out"
+    assert prompted(pinged.device) == 0, "frames are given back in order: a burst is out"
     pinged.device.release(burst)
     pinged.poller.poll(NOW)
     assert len(pinged.answers()) == 1
@@ -280,7 +319,7 @@ def test_what_a_prompt_leaves_is_told_of_again(pinged):
     answered = 0
     while answered < 20:
         assert pinged.bench.readable
-        answered += pinged.device.prompt()
+        answered += prompted(pinged.device)
     assert answered == 20 == len(pinged.answers())
     pinged.poller.poll(NOW)
     assert not pinged.bench.readable
@@ -290,13 +329,13 @@ def test_a_prompt_without_room_for_the_answer(pinged):
     while pinged.device.transmit(pinged.bench.batch([pinged.bench.frame(1)])):
         pass
     pinged.driver.send(request(pinged))
-    assert pinged.device.prompt() == 1
+    assert prompted(pinged.device) == 1
     assert pinged.device.counters()["transmit_dropped"] == 1
 
 
 def test_a_guest_that_does_not_look_after_a_prompt_is_reminded(pinged):
     pinged.driver.send(request(pinged))
-    assert pinged.device.prompt() == 1 and pinged.signals() == (1, 0)
+    assert prompted(pinged.device) == 1 and pinged.signals() == (1, 0)
     pinged.poller.poll(NOW)
     assert pinged.signals() == (0, 1)
 
@@ -304,10 +343,10 @@ def test_a_guest_that_does_not_look_after_a_prompt_is_reminded(pinged):
 def test_a_ring_that_breaks_at_a_prompt(pinged):
     queue = pinged.driver.transmit_queue
     queue.avail_index = queue.avail_index + 1000
-    assert pinged.device.prompt() == 0
+    assert prompted(pinged.device) == 0
     pinged.guest.kick(1)
     pinged.poller.poll(NOW)
-    assert pinged.bench.of("ring_broken") and pinged.device.prompt() == 0
+    assert pinged.bench.of("ring_broken") and prompted(pinged.device) == 0
 
 
 def test_a_prompt_never_touches_a_descriptor_that_is_gone(pinged, tmp_path):
@@ -324,7 +363,7 @@ def test_a_prompt_never_touches_a_descriptor_that_is_gone(pinged, tmp_path):
     os.lseek(file, 0, 0)
     for _ in range(20):
         pinged.driver.send(request(pinged))
-    assert pinged.device.prompt() == 0
+    assert prompted(pinged.device) == 0
     assert os.lseek(file, 0, 1) == 0 and os.read(file, 100) == b"precious data..."
     for descriptor in {opened, file, writer}:
         os.close(descriptor)
@@ -366,7 +405,7 @@ def test_a_prompt_for_a_busy_ring_is_followed_by_a_reminder(pinged):
     pinged.driver.reap()
     pinged.signals()
     pinged.driver.send(request(pinged))
-    assert pinged.device.prompt() == 1 and pinged.signals() == (1, 0)
+    assert prompted(pinged.device) == 1 and pinged.signals() == (1, 0)
     pinged.poller.poll(NOW)
     assert pinged.signals() == (0, 1)
 
@@ -379,7 +418,7 @@ def test_a_kick_descriptor_that_was_made_to_block(pinged):
         pinged.driver.send(request(pinged))
         pinged.poller.poll(NOW)
     pinged.driver.send(request(pinged))
-    assert pinged.device.prompt() == 1
+    assert prompted(pinged.device) == 1
     assert len(pinged.answers()) == 3
 
 
@@ -399,7 +438,7 @@ def test_a_broken_receive_queue_is_noticed(pinged):
     queue.avail_index = queue.avail_index + 1000
     for _ in range(2):
         pinged.driver.send(request(pinged))
-        pinged.device.prompt()
+        prompted(pinged.device)
         pinged.poller.poll(NOW)
     assert pinged.bench.of("ring_broken") and not pinged.device.link_up
 
@@ -407,26 +446,26 @@ def test_a_broken_receive_queue_is_noticed(pinged):
 def test_no_prompt_without_a_connection(pinged):
     pinged.guest.close()
     pinged.poller.poll(NOW)
-    assert pinged.device.prompt() == 0
+    assert prompted(pinged.device) == 0
 
 
-def test_a_loop_that_sleeps_has_the_device_answer(bench, monkeypatch):
-    answered = []
-    prompt = bench.device.prompt
-
-    class Counted:
-        use, stop = prompt.use, prompt.stop
-
-        def __call__(self):
-            answered.append(prompt())
-            return answered[-1]
-
-    monkeypatch.setattr(bench.device, "prompt", Counted())
+def test_a_loop_that_sleeps_has_the_device_answer(bench):
     pinged = Pinged(bench)
+    by_prompt = []
+
+    class Heard(EchoResponder):
+        __slots__ = ()
+
+        def news(self):
+            found = super().news()
+            by_prompt.append(found[3])
+            return found
+
+    pinged.interface.responder.__class__ = Heard
 
     async def main():
         asked = 0
-        while not any(answered):  # not where the loop has looked for another reason
+        while not any(by_prompt):  # not where the loop has looked for another reason
             pinged.driver.send(request(pinged))
             asked += 1
             # the stack has more to say as time passes: group reports, announcements
@@ -442,6 +481,108 @@ def test_a_loop_that_sleeps_has_the_device_answer(bench, monkeypatch):
     finally:
         loop.close()
     assert pinged.stack.counters["IcmpOutEchoReps"] - pinged.echoed == asked
+
+
+class TestWhileSomebodySleeps:
+    """Devices answer in C, without the interpreter's lock: not once anybody else is at work."""
+
+    @pytest.fixture
+    def driver(self, pinged):
+        made = LoopDriver.of(pinged.poller)
+        yield made
+        made.stop()
+
+    def slept(self, pinged) -> int:
+        return Sleeper([pinged.device.prompt]).sleep(pinged.device.fileno(), 0, 0)
+
+    def test_the_first_sleep_answers(self, pinged, driver):
+        prompt = pinged.device.prompt
+        driver.begin_answering([prompt])
+        pinged.driver.send(request(pinged))
+        assert driver.answering == [prompt]
+        assert [self.slept(pinged), self.slept(pinged)] == [1, 0] and len(pinged.answers()) == 1
+        with driver.lock:
+            driver.end_answering()
+        assert driver.answering == []
+
+    @pytest.mark.parametrize("what", ["enters", "sends", "polls", "stops"])
+    def test_no_longer_than_until_somebody(self, pinged, driver, what):
+        driver.begin_answering([pinged.device.prompt])
+        if what == "enters":
+            with driver.entered():
+                assert not driver.answering
+        else:
+            {"sends": driver.flush, "polls": driver.poll, "stops": lambda now: driver.stop()}[what](NOW)
+        assert not driver.answering and not pinged.device.prompt.c.gate
+        if what != "stops":
+            pinged.driver.send(request(pinged))
+            assert self.slept(pinged) == 0 and not pinged.answers()
+
+    def test_not_while_the_stack_is_in_use(self, pinged, driver, threads):
+        with driver.lock:
+            begun = threading.Event()
+            threads(lambda: (driver.begin_answering([pinged.device.prompt]), begun.set()))
+            assert begun.wait(10.0)
+            assert not driver.answering
+
+    def test_who_closes_waits_for_an_answer_under_way(self, pinged, threads):
+        prompt, closed = pinged.device.prompt, []
+        prompt.c.gate = BUSY
+        threads(lambda: (prompt.close(), closed.append(prompt.c.gate)))
+        prompt.open()
+        assert prompt.c.gate == BUSY and not closed, "another sleep has it"
+        prompt.c.gate = CLOSED
+        threads.wait()
+        assert closed == [CLOSED]
+
+    def test_a_fork_in_the_middle_of_an_answer(self, pinged, driver):
+        driver.begin_answering([pinged.device.prompt])
+        pinged.device.prompt.c.gate = BUSY
+        driver.forked()
+        pinged.device.prompt.close()
+
+    @pytest.mark.parametrize("timeout, pause", [(0.0, 1.0), (None, 0.0)])
+    def test_no_longer_than_it_may(self, pinged, timeout, pause):
+        pinged.device.prompt.open()
+        pinged.driver.send(request(pinged))
+        assert Sleeper([pinged.device.prompt]).sleep(pinged.device.fileno(), timeout, pause) == 1
+        pinged.poller.poll(NOW)
+        assert Sleeper([]).sleep(pinged.device.fileno(), 0.0, 1.0) == 0
+
+    def test_threads_that_use_the_stack_meanwhile(self, bench, threads):
+        pinged = Pinged(bench)
+        interval = sys.getswitchinterval()
+        sys.setswitchinterval(1e-5)
+        loop = new_event_loop(pinged.poller)
+        stop, stack = threading.Event(), pinged.stack
+
+        def enter():
+            while not stop.is_set():
+                with stack.driver.entered():
+                    pinged.interface.update_responder()
+
+        def serve():
+            asyncio.set_event_loop(loop)
+            loop.run_forever()
+
+        threads(serve)
+        threads(enter)
+        try:
+            answers = []
+            for number in range(200):
+                pinged.driver.send(request(pinged, data=number.to_bytes(4, "big")))
+                while not (found := [frame for frame in pinged.answers() if frame[12:14] == b"\x08\x00"]):
+                    os.sched_yield()
+                pinged.driver.reap()
+                answers += found
+        finally:
+            sys.setswitchinterval(interval)
+            stop.set()
+            loop.call_soon_threadsafe(loop.stop)
+            threads.wait()
+            loop.close()
+        assert [int.from_bytes(frame[-4:], "big") for frame in answers] == list(range(200))
+        assert pinged.stack.counters["IcmpOutEchoReps"] - pinged.echoed == 200
 
 
 def test_without_an_event_index_there_is_no_way_to_tell(bench):

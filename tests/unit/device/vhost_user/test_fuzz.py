@@ -15,7 +15,7 @@ import pytest
 
 from swos_net.dataplane.batch import Batch
 from swos_net.dataplane.burst import Burst
-from swos_net.dataplane.echo import EchoResponder
+from swos_net.dataplane.echo import EchoResponder, Sleeper
 from swos_net.device.vhost_user.device import VhostUserDevice
 from swos_net.device.vhost_user.message import (
     FORMATS,
@@ -230,10 +230,13 @@ class Run:
         self.responder = EchoResponder(64)
         self.responder.use(self.device.link.address, 1514, [bytes(16)], [])
         self.device.answer_echo(self.responder)
+        self.sleeper = Sleeper([self.device.prompt])
 
     def turn(self, rng: random.Random) -> None:
         device = self.device
-        device.prompt()
+        device.prompt.open()
+        self.sleeper.sleep(device.fileno(), 0, 0)
+        device.prompt.close()
         for _ in range(10):
             if not device.receive(self.burst):
                 break
