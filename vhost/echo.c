@@ -5,7 +5,6 @@
 #include <stdatomic.h>
 #include <string.h>
 #include <sys/epoll.h>
-#include <sys/uio.h>
 #include <time.h>
 
 enum { PROTOCOL_ICMP = 1, PROTOCOL_ICMPV6 = 58 };
@@ -74,16 +73,6 @@ int echo_receive(echo_responder *responder, vring *ring, frame_burst *burst, uin
     return taken;
 }
 
-/* V4: drained before the last look.  M10: whoever shares the descriptor may have made it one that blocks. */
-static int settle(vring *ring, int kick)
-{
-    uint64_t count;
-    struct iovec place = {&count, sizeof count};
-    if (!vring_available(ring) && preadv2(kick, &place, 1, -1, RWF_NOWAIT) == sizeof count)
-        ring->kicks++;
-    return vring_enable_kicks(ring);
-}
-
 uint32_t echo_prompt(echo_responder *responder, vring *ring, frame_burst *burst, vring *back, const link_limits *limits, int kick)
 {
     if (kick < 0 || !responder->enabled || !ring->running || ring->broken || ring->outstanding || !back->running || back->broken)
@@ -107,7 +96,7 @@ uint32_t echo_prompt(echo_responder *responder, vring *ring, frame_burst *burst,
     uint64_t signals = back->signals;
     back->dropped += responder->count - deliver(responder, back, limits);
     vring_release(ring, burst, back->signals != signals);
-    if (settle(ring, kick))
+    if (vring_settle(ring, kick))
         responder->more = 1;
     return responder->count;
 }

@@ -125,6 +125,10 @@ int vring_transmit(vring *ring, segment_batch *batch, const link_limits *limits)
  * Returns 1 when there is work after all: chains not yet received, or buffers
  * that came after vring_transmit() found too few. */
 int vring_enable_kicks(vring *ring);
+
+/* The same for a ring with an event index that nobody but its kick descriptor is to tell of: drains that before, when
+ * there is nothing left in the ring.  Returns 1 when there is work that perhaps no kick tells of. */
+int vring_settle(vring *ring, int kick_fd);
 void vring_disable_kicks(vring *ring);
 
 /* Sets the eventfd that signals the guest (-1: none).  A signal that was due

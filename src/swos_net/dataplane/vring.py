@@ -111,6 +111,10 @@ class Vring:
         """Asks for a kick; True when there is work already."""
         return bool(lib.vring_enable_kicks(self.c))
 
+    def settle(self, kick: int | None) -> bool:
+        """With an event index: leaves it to `kick` to tell of what comes; True when there is work that it may not tell of."""
+        return bool(lib.vring_settle(self.c, -1 if kick is None else kick))
+
     def disable_kicks(self) -> None:
         lib.vring_disable_kicks(self.c)
 

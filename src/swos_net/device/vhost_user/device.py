@@ -90,6 +90,7 @@ class VhostUserDevice:
         self._session: Session | None = None
         self._held: RingPort | None = None
         self._held_burst = None
+        self._looked = False  # it was taken from a ring that nobody had told of
         self._transmit_port: RingPort | None = None
         self._receive_port: RingPort | None = None  # the other one of that pair
         self._responder: EchoResponder | None = None
@@ -144,6 +145,11 @@ class VhostUserDevice:
         if not taken:
             return 0
         self._looks_first += 1
+        if 0 < taken <= QUIET_CHAINS and len(burst) and not self._is_bulk(burst):
+            # a question, most likely: nothing changes but that its kick has to be drained
+            self._held, self._held_burst, self._looked = port, burst, True
+            burst.more = False
+            return len(burst)
         self._rings.found(port)
         count = self._took(port, taken, burst)
         self._set_awake(self._rings.work_unseen)
@@ -183,14 +189,16 @@ class VhostUserDevice:
                 port.vring.release(burst)
             return 0
         self._held, self._held_burst = port, burst
+        bulk = self._is_bulk(burst)
         self._bytes_moved += burst.c.bytes
-        if taken < FRAMES and self._rest_max and self._bytes_moved >= BULK_BYTES:
+        if bulk and taken < FRAMES:
             # a guest that sends bulk adds a frame while this burst is worked on: better several of them after a rest
             self._let_rest(port)
             burst.more = bool(self._rings.busy)
-        elif port.foreseen and taken <= QUIET_CHAINS:
-            burst.more = False  # its kick tells of anything else, until release() or another look has drained it
         return count
+
+    def _is_bulk(self, burst) -> bool:
+        return self._rest_max > 0 and self._bytes_moved + burst.c.bytes >= BULK_BYTES
 
     def _take(self, port: RingPort, burst) -> int:
         back = self._transmit_port
@@ -216,13 +224,16 @@ class VhostUserDevice:
         answered = port is self._receive_port and self._transmit_port.vring.c.signals != self._signals
         quiet = answered and burst.c.completions <= QUIET_CHAINS
         port.vring.release(burst, quiet)
-        if quiet and port.vring.undecided:
-            self._rings.remind_later(port)
-        if quiet and port.foreseen and port in self._rings.busy:
-            self._rings.settle(port)
-            if port not in self._rings.busy:
+        if quiet and port.vring.undecided and self._bytes_moved < BULK_BYTES:
+            self._rings.remind_later(port)  # unless it has just been given something that it will have more to say to
+        if self._looked:
+            self._looked = False
+            if not quiet:
+                self._rings.found(port)  # more may come at once, and need not kick
+            elif port.vring.settle(port.kick):
+                self._left(port)
+            else:
                 self._bytes_moved = 0
-            self._set_awake(self._rings.work_unseen)
 
     def answer_echo(self, responder: EchoResponder) -> None:
         """From now on `receive` answers what the responder can."""
@@ -397,7 +408,10 @@ class VhostUserDevice:
             self.prompt.stop()
 
     def _left_by_prompt(self) -> None:
-        self._rings.left(self._receive_port)
+        self._left(self._receive_port)
+
+    def _left(self, port: RingPort) -> None:
+        self._rings.left(port)
         self._set_awake(self._rings.work_unseen)
 
     def _update_link(self) -> None:
