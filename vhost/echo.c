@@ -142,14 +142,13 @@ static int64_t milliseconds(void)
     return now.tv_sec * 1000 + now.tv_nsec / 1000000;
 }
 
-uint64_t echo_sleep(int poller, int timeout, int pause, echo_prompter **prompters, uint32_t count)
+uint64_t echo_sleep(int poller, int timeout, int pause, echo_prompter **prompters, uint32_t count, woken_by *found, int *found_count)
 {
-    struct epoll_event event;
+    struct epoll_event events[WOKEN_BY_MAX];
     int64_t begun = timeout < 0 ? 0 : milliseconds();
     uint64_t answered = 0;
-    if (epoll_wait(poller, &event, 1, timeout) <= 0)
-        return 0;
-    for (uint32_t i = 0; i < count && i < PROMPTERS; i++)
+    int ready = epoll_wait(poller, events, WOKEN_BY_MAX, timeout);
+    for (uint32_t i = 0; ready > 0 && i < count && i < PROMPTERS; i++)
         answered |= (uint64_t)prompted(prompters[i]) << i;
     if (answered && timeout >= 0) {
         int64_t left = begun + timeout - milliseconds();
@@ -157,6 +156,9 @@ uint64_t echo_sleep(int poller, int timeout, int pause, echo_prompter **prompter
             pause = left < 0 ? 0 : (int)left;
     }
     if (answered)
-        epoll_wait(poller, &event, 1, pause);
+        ready = epoll_wait(poller, events, WOKEN_BY_MAX, pause);
+    *found_count = ready < 0 ? 0 : ready;
+    for (int i = 0; i < ready; i++)
+        found[i] = (woken_by){events[i].data.fd, events[i].events};
     return answered;
 }

@@ -66,8 +66,16 @@ void prompter_open(echo_prompter *prompter, int kick);
 /* Once this has returned, nobody calls it. */
 void prompter_close(echo_prompter *prompter);
 
+typedef struct {
+    int descriptor;
+    uint32_t events; /* EPOLL* */
+} woken_by;
+
+#define WOKEN_BY_MAX 64 /* of those that are readable; others are told of next time */
+
 /* Sleeps until `poller`, an epoll descriptor, has something to tell, a signal comes or `timeout` milliseconds have passed,
  * which are for ever when negative.  Those of the prompters that are open are called then, once, before anything else is
  * done, and closed.  When one of them has answered, it sleeps on, for `pause` milliseconds at most: who was answered may
- * wait for this very processor.  The indices of those that have, as bits. */
-uint64_t echo_sleep(int poller, int timeout, int pause, echo_prompter **prompters, uint32_t count);
+ * wait for this very processor.  The indices of those that have, as bits; `found` are then the `*found_count` events that
+ * the sleep was ended by. */
+uint64_t echo_sleep(int poller, int timeout, int pause, echo_prompter **prompters, uint32_t count, woken_by *found, int *found_count);

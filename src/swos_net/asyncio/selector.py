@@ -4,6 +4,7 @@ Read first: driver.py, deliveries.py.  To asyncio it is the selector of the loop
 pipes, what `add_reader` was given.
 """
 
+import select
 import selectors
 from collections.abc import Callable, Collection
 from typing import Any
@@ -33,21 +34,39 @@ class StackSelector(selectors.DefaultSelector):
         self._prompters: list[LoopDriver] = []  # those of the sleeper's prompts, in their order
         self._sleeper = Sleeper(())
 
-    def _wait(self, timeout: float | None) -> list[LoopDriver]:
-        """Sleeps; the drivers of devices that have answered something meanwhile, before anything else happened.
+    def _wait(self, timeout: float | None) -> tuple[list[LoopDriver], list]:
+        """Sleeps; what `_sorted_out` gives.  A device that can answer something without us does it before anything else.
 
-        Who asked is left in peace for a moment: he may wait for this very processor.
+        Who asked is then left in peace for a moment: he may wait for this very processor.
         """
         try:
             for driver, prompts in self._prompting.items():
                 driver.begin_answering(prompts)
-            answered = self._sleeper.sleep(self.fileno(), timeout, PAUSE)
+            answered, found = self._sleeper.sleep(self.fileno(), timeout, PAUSE)
         finally:
             for driver in self._prompting:
                 if driver.answering:
                     with driver.lock:
                         driver.end_answering()
-        return [driver for index, driver in enumerate(self._prompters) if answered >> index & 1] if answered else []
+        touched, others = [], []
+        keys = self.get_map()
+        for descriptor, event in found:
+            # as asyncio's own selector has it: an error is both
+            mask = (event & ~select.EPOLLOUT and selectors.EVENT_READ) | (event & ~select.EPOLLIN and selectors.EVENT_WRITE)
+            if descriptor in self._devices:
+                touched.append(self._ready(descriptor, mask))
+            elif key := keys.get(descriptor):  # a file that was closed too early is told of, too
+                others.append((key, mask & key.events))
+        if answered:
+            touched += [driver for index, driver in enumerate(self._prompters) if answered >> index & 1]
+        return touched, others
+
+    def _ready(self, descriptor: int, mask: int) -> LoopDriver:
+        """The driver of a device that has something."""
+        driver, port = self._devices[descriptor]
+        if mask & selectors.EVENT_WRITE and descriptor in self._waiting_for_room:
+            port.blocked = False
+        return driver
 
     def attach(self, driver: LoopDriver) -> None:
         """From now on the driver's devices are waited for."""
@@ -97,19 +116,15 @@ class StackSelector(selectors.DefaultSelector):
                 if timeout is None or left < timeout:
                     timeout = left
             self._asleep_until = None if timeout is None else now + timeout
-            answered: Collection[LoopDriver] = ()
             if self._prompting and timeout != 0:
-                answered = self._wait(timeout)
-                timeout = 0
-            events = super().select(timeout)
+                touched, events = self._wait(timeout)
+            else:
+                touched, events = self._sorted_out(super().select(timeout))
         finally:
             self.asleep = False
-        touched: Collection[LoopDriver] = ()
-        if events and self._devices:
-            touched, events = self._sorted_out(events)
         now = self._time()
         for driver in drivers:
-            if driver in touched or driver in answered or due is not None and due <= now:
+            if driver in touched or due is not None and due <= now:
                 driver.poll(now)
                 if not self._has_work():
                     driver.flush(now)  # answers of the stack itself: no callback has anything to add
@@ -120,18 +135,17 @@ class StackSelector(selectors.DefaultSelector):
         """For other threads, inside a stack: whether the loop has to be woken for something that is due then."""
         return self.asleep and (self._asleep_until is None or due < self._asleep_until)
 
-    def _sorted_out(self, events: list) -> tuple[list[LoopDriver], list]:
+    def _sorted_out(self, events: list) -> tuple[Collection[LoopDriver], list]:
         """(the drivers whose devices have something, the loop's own events)."""
+        if not events or not self._devices:
+            return (), events
         touched, others = [], []
         for event in events:
             key, mask = event
             if key.data is not None:
                 others.append(event)
-                continue
-            driver, port = self._devices[key.fd]
-            touched.append(driver)
-            if mask & selectors.EVENT_WRITE:
-                port.blocked = False
+            else:
+                touched.append(self._ready(key.fd, mask))
         return touched, others
 
     def _follow_writability(self, descriptor: int, port: Any) -> None:

@@ -1,6 +1,7 @@
 """Pings that a device answers by itself.  Read first: vhost/echo.h."""
 
-from collections.abc import Callable, Iterable
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from math import ceil
 from typing import Protocol
 
@@ -9,6 +10,7 @@ from swos_net.dataplane.burst import Burst
 from swos_net.dataplane.vring import Vring
 
 ADDRESSES = lib.ECHO_ADDRESSES
+_WOKEN_BY = struct.Struct("=iI")
 MILLISECONDS_MAX = (1 << 31) - 1
 
 
@@ -106,16 +108,24 @@ class EchoPrompt:
 class Sleeper:
     """Sleeps for an event loop, and has prompts answer meanwhile."""
 
-    __slots__ = ("_c", "_prompts")
+    __slots__ = ("_c", "_count", "_events", "_found", "_prompts")
 
     def __init__(self, prompts: Iterable[EchoPrompt]):
         """Those beyond PROMPTERS do nothing."""
         self._prompts = list(prompts)[: lib.PROMPTERS]
         self._c = ffi.new("echo_prompter *[]", [prompt.c for prompt in self._prompts])
+        self._found = ffi.new("woken_by[]", lib.WOKEN_BY_MAX)
+        self._events = memoryview(ffi.buffer(self._found))
+        self._count = ffi.new("int *")
 
-    def sleep(self, poller: int, timeout: float | None, pause: float) -> int:
+    def sleep(self, poller: int, timeout: float | None, pause: float) -> tuple[int, Iterator[tuple[int, int]]]:
         """Until `poller`, an epoll descriptor, has something to tell or `timeout` seconds have passed, rounded up; less when
-        a signal comes.  After an answer it goes on for `pause` seconds.  The indices of prompts that have answered, as bits.
+        a signal comes.  After an answer it goes on for `pause` seconds.
+
+        (the indices of prompts that have answered, as bits; (descriptor, epoll's events) of what ended it).  Descriptors
+        have to be registered as `select.epoll` does.
         """
         milliseconds = -1 if timeout is None else min(MILLISECONDS_MAX, ceil(timeout * 1000))
-        return lib.echo_sleep(poller, milliseconds, ceil(pause * 1000), self._c, len(self._prompts))
+        count = self._count
+        answered = lib.echo_sleep(poller, milliseconds, ceil(pause * 1000), self._c, len(self._prompts), self._found, count)
+        return answered, _WOKEN_BY.iter_unpack(self._events[: count[0] * _WOKEN_BY.size])

@@ -1,9 +1,11 @@
 """Questions of a guest that are answered at once: pings without Python, and one signal for answer and question."""
 
 import asyncio
+import contextlib
 import errno
 import os
 import select
+import socket
 import sys
 import threading
 
@@ -35,8 +37,9 @@ def prompted(device) -> int:
         descriptor = os.eventfd(1)
         poller.register(descriptor, select.EPOLLIN)
         device.prompt.open()
-        some = Sleeper([device.prompt]).sleep(poller.fileno(), None, 0)
+        some, found = Sleeper([device.prompt]).sleep(poller.fileno(), None, 0)
         device.prompt.close()
+        assert list(found) == [(descriptor, select.EPOLLIN)]
         os.close(descriptor)
     answered = device._responder.c.unseen_frames - answered
     assert some == (answered > 0)
@@ -483,6 +486,51 @@ def test_a_loop_that_sleeps_has_the_device_answer(bench):
     assert pinged.stack.counters["IcmpOutEchoReps"] - pinged.echoed == asked
 
 
+def test_the_kernels_descriptors_beside_it(bench):
+    """Readable, writable, both because the other end is gone, and closed without telling the loop."""
+    pinged = Pinged(bench)
+    loop = new_event_loop(pinged.poller)
+    happened = []
+
+    async def main():
+        near, far = socket.socketpair()
+        loop.add_reader(near, lambda: (happened.append(("read", near.recv(10))), loop.remove_reader(near)))
+        loop.call_later(0.01, far.send, b"x")
+        loop.add_writer(far, lambda: (happened.append(("write", None)), loop.remove_writer(far)))
+        while len(happened) < 2:
+            await asyncio.sleep(0.001)
+        ended = loop.create_future(), loop.create_future()
+        loop.add_reader(near, lambda: (ended[0].done() or ended[0].set_result("reader")))
+        near.setblocking(False)
+        while True:
+            try:
+                near.send(bytes(65536))
+            except BlockingIOError:
+                break
+        loop.add_writer(near, lambda: (ended[1].done() or ended[1].set_result("writer")))
+        far.close()
+        await asyncio.wait_for(asyncio.gather(*ended), 10.0)
+        loop.remove_reader(near)
+        loop.remove_writer(near)
+        reader, writer = os.pipe()
+        kept = os.dup(reader)
+        loop.add_reader(reader, lambda: None)
+        os.close(reader)
+        with contextlib.suppress(OSError):
+            loop.remove_reader(reader)
+        os.write(writer, b"x")
+        await asyncio.sleep(0.01)
+        for descriptor in (kept, writer):
+            os.close(descriptor)
+        near.close()
+
+    try:
+        loop.run_until_complete(main())
+    finally:
+        loop.close()
+    assert happened == [("write", None), ("read", b"x")]
+
+
 class TestWhileSomebodySleeps:
     """Devices answer in C, without the interpreter's lock: not once anybody else is at work."""
 
@@ -493,7 +541,7 @@ class TestWhileSomebodySleeps:
         made.stop()
 
     def slept(self, pinged) -> int:
-        return Sleeper([pinged.device.prompt]).sleep(pinged.device.fileno(), 0, 0)
+        return Sleeper([pinged.device.prompt]).sleep(pinged.device.fileno(), 0, 0)[0]
 
     def test_the_first_sleep_answers(self, pinged, driver):
         prompt = pinged.device.prompt
@@ -545,9 +593,10 @@ class TestWhileSomebodySleeps:
     def test_no_longer_than_it_may(self, pinged, timeout, pause):
         pinged.device.prompt.open()
         pinged.driver.send(request(pinged))
-        assert Sleeper([pinged.device.prompt]).sleep(pinged.device.fileno(), timeout, pause) == 1
+        assert Sleeper([pinged.device.prompt]).sleep(pinged.device.fileno(), timeout, pause)[0] == 1
         pinged.poller.poll(NOW)
-        assert Sleeper([]).sleep(pinged.device.fileno(), 0.0, 1.0) == 0
+        answered, found = Sleeper([]).sleep(pinged.device.fileno(), 0.0, 1.0)
+        assert not answered and not list(found)
 
     def test_threads_that_use_the_stack_meanwhile(self, bench, threads):
         pinged = Pinged(bench)
