@@ -1,6 +1,7 @@
 /* Pings.  Read first: echo.h. */
 #include "echo.h"
 
+#include <errno.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <string.h>
@@ -148,8 +149,14 @@ uint64_t echo_sleep(int poller, int timeout, int pause, echo_prompter **prompter
     int64_t begun = timeout < 0 ? 0 : milliseconds();
     uint64_t answered = 0;
     int ready = epoll_wait(poller, events, WOKEN_BY_MAX, timeout);
-    for (uint32_t i = 0; ready > 0 && i < count && i < PROMPTERS; i++)
-        answered |= (uint64_t)prompted(prompters[i]) << i;
+    *found_count = ready < 0 && errno != EINTR ? -errno : 0;
+    for (uint32_t i = 0; ready > 0 && i < count && i < PROMPTERS; i++) {
+        if (!prompted(prompters[i]))
+            continue;
+        answered |= UINT64_C(1) << i;
+        if (prompters[i]->responder->more)
+            pause = 0; /* nobody has been told of what it left */
+    }
     if (answered && timeout >= 0) {
         int64_t left = begun + timeout - milliseconds();
         if (left < pause)
@@ -157,7 +164,8 @@ uint64_t echo_sleep(int poller, int timeout, int pause, echo_prompter **prompter
     }
     if (answered)
         ready = epoll_wait(poller, events, WOKEN_BY_MAX, pause);
-    *found_count = ready < 0 ? 0 : ready;
+    if (ready > 0)
+        *found_count = ready;
     for (int i = 0; i < ready; i++)
         found[i] = (woken_by){events[i].data.fd, events[i].events};
     return answered;

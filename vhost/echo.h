@@ -77,5 +77,5 @@ typedef struct {
  * which are for ever when negative.  Those of the prompters that are open are called then, once, before anything else is
  * done, and closed.  When one of them has answered, it sleeps on, for `pause` milliseconds at most: who was answered may
  * wait for this very processor.  The indices of those that have, as bits; `found` are then the `*found_count` events that
- * the sleep was ended by. */
+ * the sleep was ended by; a negative errno there if `poller` is none. */
 uint64_t echo_sleep(int poller, int timeout, int pause, echo_prompter **prompters, uint32_t count, woken_by *found, int *found_count);

@@ -53,6 +53,7 @@ class LoopDriver(LockedDriver):
         self._loops: list[tuple[int, ServingLoop]] = []  # those that run, with their threads
         self._leader: int | None = None  # the thread that serves the stack because no loop does
         self._stopped = False
+        self._failure: OSError | None = None  # of a device that is gone
 
     @classmethod
     def of(cls, poller: Poller) -> "LoopDriver":
@@ -103,6 +104,9 @@ class LoopDriver(LockedDriver):
         with self.lock:
             if self.answering:
                 self.end_answering()
+            if self._refusal is not None:
+                self._tell_loops(self._failure or OSError(*self._refusal))
+                return
             try:
                 self.more = self.poller.take(now)
             except OSError as error:
@@ -137,6 +141,10 @@ class LoopDriver(LockedDriver):
     def _device_failed(self, error: OSError, now: float) -> None:
         """Gone for good: everybody hears of it, once.  With the lock held."""
         self._give_up(f"its device is gone: {error}", now)
+        self._failure = error
+        self._tell_loops(error)
+
+    def _tell_loops(self, error: OSError) -> None:
         for _, loop in self._loops:
             loop.device_failed(self, error)
 
@@ -160,6 +168,7 @@ class LoopDriver(LockedDriver):
 
     def forked(self) -> None:
         super().forked()
+        self._stopped = True  # the devices are the other process's, whose descriptors and socket these are
         self._loops.clear()
         self._leader = None
 

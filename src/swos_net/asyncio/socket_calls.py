@@ -37,15 +37,15 @@ class PendingCall(Sink):
         self.future: asyncio.Future | None = loop.create_future()
         self.future.add_done_callback(self._done)
         self._lock = core.stack.driver.lock
-        deliveries.calls.add(self)
         with self._lock:
             core.watch(self._changed)
             if core.poll() & self._mask:
                 self._deliveries.add(self)  # another thread was faster
+        deliveries.calls.add(self)
 
     def abandon(self) -> None:
         """The stack refers to this call no more."""
-        with self._lock:
+        with self._core.stack.driver.lock:  # another one in a process that was forked
             self._core.unwatch(self._changed)
 
     def _changed(self, mask: int) -> None:

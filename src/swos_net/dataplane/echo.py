@@ -1,5 +1,6 @@
 """Pings that a device answers by itself.  Read first: vhost/echo.h."""
 
+import os
 import struct
 from collections.abc import Callable, Iterable, Iterator
 from math import ceil
@@ -123,9 +124,11 @@ class Sleeper:
         a signal comes.  After an answer it goes on for `pause` seconds.
 
         (the indices of prompts that have answered, as bits; (descriptor, epoll's events) of what ended it).  Descriptors
-        have to be registered as `select.epoll` does.
+        have to be registered as `select.epoll` does.  OSError when `poller` is none.
         """
-        milliseconds = -1 if timeout is None else min(MILLISECONDS_MAX, ceil(timeout * 1000))
+        milliseconds = -1 if timeout is None else min(MILLISECONDS_MAX, max(0, ceil(timeout * 1000)))
         count = self._count
         answered = lib.echo_sleep(poller, milliseconds, ceil(pause * 1000), self._c, len(self._prompts), self._found, count)
+        if count[0] < 0:
+            raise OSError(-count[0], os.strerror(-count[0]))
         return answered, _WOKEN_BY.iter_unpack(self._events[: count[0] * _WOKEN_BY.size])

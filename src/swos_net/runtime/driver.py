@@ -122,9 +122,13 @@ class Entry:
         if driver._refusal is not None:
             driver.lock.release()
             driver.check_serving()
-        if driver.answering:
-            driver.end_answering()
-        driver._depth += 1
+        try:
+            if driver.answering:
+                driver.end_answering()
+            driver._depth += 1
+        except BaseException:
+            driver.lock.release()
+            raise
         return driver.clock()
 
     def __exit__(self, *exception: object) -> None:
@@ -177,7 +181,7 @@ class LockedDriver(Driver):
         self.poller = poller
         self.clock = time
         self.lock = threading.RLock()
-        # what answers for the stack while somebody sleeps: to be ended by whoever has the lock before he does anything else
+        # what answers for the stack while somebody sleeps: ended by `entered()`, and by who serves the devices otherwise
         self.answering: list[EchoPrompt] = []
         self._depth = 0  # of `entered()`
         self._entry = Entry(self)
@@ -191,15 +195,18 @@ class LockedDriver(Driver):
         """Lets devices answer what they can by themselves, for who is about to sleep; not while the stack is in use."""
         if self.lock.acquire(False):
             try:
-                self.answering = [prompt for prompt in prompts if prompt.open()]
+                for prompt in prompts if self._refusal is None else ():
+                    if prompt not in self.answering:
+                        self.answering.append(prompt)  # first of all, so that it is closed whatever happens
+                    prompt.open()
             finally:
                 self.lock.release()
 
     def end_answering(self) -> None:
         """They have, and do no more.  With the lock held."""
-        answering, self.answering = self.answering, []
-        for prompt in answering:
+        for prompt in self.answering:
             prompt.close()
+        self.answering.clear()
 
     @abc.abstractmethod
     def _leave(self) -> None:
@@ -249,7 +256,7 @@ class LockedDriver(Driver):
         for port in self.poller.ports:
             if hasattr(port.device, "prompt"):
                 port.device.prompt.forget()  # nobody sleeps here
-        self.answering = []
+        self.answering.clear()
         self._depth = 0
         self._waiters.clear()
 
@@ -263,6 +270,7 @@ class LockedDriver(Driver):
             os.eventfd_read(self._bell)
 
     def _close(self) -> None:
+        self.end_answering()
         for port in self.poller.ports:
             port.device.close()
         bell, self._bell = self._bell, -1

@@ -440,6 +440,16 @@ class TestTheEnd:
         world.client_driver.stop()
         listener.close()
 
+    def test_a_stack_that_another_loop_stops(self, world):
+        """A loop that serves it as well goes on without."""
+        other = world.new_loop()
+        other.own(world.server_driver)
+        other.close()
+        world.loop.call_soon(world.server_driver.poll, 0.0)
+        world.run(asyncio.sleep(0.01))
+        assert world.loop.drivers == [world.client_driver]
+        assert world.reported.pop()["exception"].errno == errno.ENETDOWN and not world.reported
+
     def test_what_is_still_to_be_delivered(self, world):
         """Nobody serves the stacks between two calls: `finish` does, for one of them."""
 

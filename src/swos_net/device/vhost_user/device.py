@@ -43,6 +43,10 @@ LOOKS_FIRST = 16
 # A guest that is signalled because of an answer finds the few chains of its question that came back with it: a second
 # signal would only cost it time.
 QUIET_CHAINS = 4
+# Seconds that a guest has to find what it has been given back quietly.  A guest that answers to signals alone sends its
+# next frame all the same.
+REMIND_AFTER = 0.005
+REMIND_BULK_AFTER = 0.05
 # Ethernet header and the largest IP packet.
 SUPER_FRAME_MAX = 14 + 65535
 
@@ -131,6 +135,7 @@ class VhostUserDevice:
             raise RuntimeError("release() the burst before the next receive()")
         if self._responder is not None and self._responder.c.unseen and self._receive_port is not None:
             self._receive_port.vring.remind()  # what the prompt has given back, some time ago
+            self._receive_port.foreseen = True  # it has drained the kick
         if self._looks_first < LOOKS_FIRST and not self._rings.busy and (count := self._look_first(burst)):
             return count
         self.handle_ready()
@@ -148,6 +153,7 @@ class VhostUserDevice:
         if 0 < taken <= QUIET_CHAINS and len(burst) and not self._is_bulk(burst):
             # a question, most likely: nothing changes but that its kick has to be drained
             self._held, self._held_burst, self._looked = port, burst, True
+            self._bytes_moved += burst.c.bytes
             burst.more = False
             return len(burst)
         self._rings.found(port)
@@ -224,8 +230,9 @@ class VhostUserDevice:
         answered = port is self._receive_port and self._transmit_port.vring.c.signals != self._signals
         quiet = answered and burst.c.completions <= QUIET_CHAINS
         port.vring.release(burst, quiet)
-        if quiet and port.vring.undecided and self._bytes_moved < BULK_BYTES:
-            self._rings.remind_later(port)  # unless it has just been given something that it will have more to say to
+        if quiet and port.vring.undecided:
+            # who has just been given a lot will have more to say to that
+            self._rings.remind_later(port, REMIND_AFTER if self._bytes_moved < BULK_BYTES else REMIND_BULK_AFTER)
         if self._looked:
             self._looked = False
             if not quiet:
@@ -318,6 +325,7 @@ class VhostUserDevice:
         """T1, T2: rings stop, memory goes, and each descriptor leaves the poller before it is closed."""
         if self._connection is None:
             return
+        self.prompt.stop()
         self._rings.close()
         self._poller.unregister(self._connection)
         self._connection.close()

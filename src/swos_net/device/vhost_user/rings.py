@@ -11,6 +11,7 @@ import select
 import sys
 from collections import deque
 from collections.abc import Callable, Iterable
+from math import inf
 
 from swos_net.dataplane.guest_memory import GuestMemory
 from swos_net.dataplane.vring import Vring
@@ -23,9 +24,6 @@ from swos_net.dataplane.timer import timer_open, timer_set
 POLL_INTERVAL = 0.001
 # So many kicks with nothing in the ring, ever, are no coincidence (one is: QEMU's descriptors start out readable).
 KICKS_IN_VAIN = 3
-# Seconds that a guest has to find what it has been given back quietly.  A guest that answers to signals alone sends its
-# next frame all the same.
-REMIND_AFTER = 0.005
 
 _MEMORY_CHECKS = {
     errno.EINVAL: ("R1", "size, address or offset is zero, not aligned or too large"),
@@ -81,6 +79,7 @@ class Rings:
         self._share_advice_given = False
         self._rest_timer: int | None = None
         self._remind_timer: int | None = None
+        self._remind_after = inf  # what it was last set to, while it runs
         self._to_remind: list[RingPort] = []
 
     # what a session orders
@@ -218,19 +217,19 @@ class Rings:
         self._set_busy(port)
         port.kicked = False
 
-    def remind_later(self, port: RingPort) -> None:
-        """The ring has given chains back quietly."""
-        if port in self._to_remind:
-            return
-        try:
-            if self._remind_timer is None:
-                self._remind_timer = self._watched_timer()
-            if not self._to_remind:
-                timer_set(self._remind_timer, REMIND_AFTER)
-        except OSError:
-            port.vring.remind()  # no descriptors are left
-            return
-        self._to_remind.append(port)
+    def remind_later(self, port: RingPort, seconds: float) -> None:
+        """The ring has given chains back quietly: within `seconds` the guest is told if it has not looked."""
+        if seconds < self._remind_after:
+            try:
+                if self._remind_timer is None:
+                    self._remind_timer = self._watched_timer()
+                timer_set(self._remind_timer, seconds)
+            except OSError:
+                port.vring.remind()  # no descriptors are left
+                return
+            self._remind_after = seconds
+        if port not in self._to_remind:
+            self._to_remind.append(port)
 
     def _watched_timer(self) -> int:
         timer = timer_open()
@@ -240,6 +239,7 @@ class Rings:
     def _remind(self) -> None:
         if not _expired(self._remind_timer):
             return
+        self._remind_after = inf
         while self._to_remind:
             self._to_remind.pop().vring.remind()
 
@@ -308,6 +308,7 @@ class Rings:
                 self._poller.unregister(timer)
                 os.close(timer)
         self._rest_timer = self._remind_timer = None
+        self._remind_after = inf
         self._to_remind.clear()
         self._memory.close()
 

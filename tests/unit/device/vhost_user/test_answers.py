@@ -8,6 +8,7 @@ import select
 import socket
 import sys
 import threading
+import time
 
 import pytest
 
@@ -16,8 +17,8 @@ from swos_net._dataplane import lib
 from swos_net.asyncio import LoopDriver, new_event_loop
 from swos_net.dataplane.echo import EchoResponder, Sleeper
 from swos_net.device.pcap import PcapTap
-from swos_net.device.vhost_user import rings
-from swos_net.device.vhost_user.device import LOOKS_FIRST, QUIET_CHAINS
+from swos_net.device.vhost_user import device, rings
+from swos_net.device.vhost_user.device import BULK_BYTES, LOOKS_FIRST, QUIET_CHAINS
 from swos_net.device.vhost_user.features import Feature, mask
 from swos_net.device.vhost_user.message import Request, VringState
 from swos_net.runtime.open_stack import open_stack
@@ -241,7 +242,7 @@ def test_without_room_python_keeps_the_answer(pinged):
 
 def test_the_question_comes_back_with_the_answer_and_one_signal(pinged, monkeypatch):
     """A guest that looks for itself is never signalled for what it sent."""
-    monkeypatch.setattr(rings, "REMIND_AFTER", 0.000001)
+    monkeypatch.setattr(device, "REMIND_AFTER", 0.000001)
     for _ in range(3):
         pinged.driver.send(request(pinged))
         pinged.poller.poll(NOW)
@@ -252,7 +253,7 @@ def test_the_question_comes_back_with_the_answer_and_one_signal(pinged, monkeypa
 
 
 def test_a_guest_that_does_not_look_is_reminded(pinged, monkeypatch):
-    monkeypatch.setattr(rings, "REMIND_AFTER", 0.000001)
+    monkeypatch.setattr(device, "REMIND_AFTER", 0.000001)
     pinged.driver.send(request(pinged))
     pinged.poller.poll(NOW)
     assert pinged.answers()
@@ -425,6 +426,45 @@ def test_a_kick_descriptor_that_was_made_to_block(pinged):
     assert len(pinged.answers()) == 3
 
 
+def test_a_kick_that_a_prompt_has_drained_is_not_waited_for(pinged, threads):
+    """The ring was busy, and Python had seen the kick."""
+    port = pinged.device._rings.ports[1]
+    os.set_blocking(port.kick, True)
+    for number in (1, 2):
+        pinged.driver.send(pinged.bench.frame(number))
+        pinged.poller.poll(NOW)
+    assert pinged.device._rings.busy and port.kicked and not port.foreseen
+    pinged.driver.send(request(pinged))
+    assert prompted(pinged.device) == 1
+    threads(lambda: pinged.poller.poll(NOW))
+    threads.wait()
+    assert not pinged.device._rings.busy
+
+
+@pytest.mark.parametrize("answer", [1, BULK_BYTES // 1000 + 1], ids=["short", "long"])
+def test_whatever_the_answer_a_quiet_question_is_followed_by_a_reminder(pinged, monkeypatch, answer):
+    monkeypatch.setattr(device, "REMIND_AFTER", 1e-6)
+    monkeypatch.setattr(device, "REMIND_BULK_AFTER", 1e-6)
+    pinged.driver.send(pinged.bench.frame(1))
+    burst = pinged.bench.burst
+    assert pinged.device.receive(burst) == 1
+    assert pinged.device.transmit(pinged.bench.batch([bytes(1000)] * answer))
+    pinged.device.release(burst)
+    assert pinged.signals() == (1, 0)
+    select.select([pinged.device], [], [], 10.0)
+    pinged.device.handle_ready()
+    assert pinged.signals() == (0, 1)
+
+
+def test_the_shorter_of_two_reminders_counts(pinged, monkeypatch):
+    set_to = []
+    monkeypatch.setattr(rings, "timer_set", lambda timer, seconds: set_to.append(seconds))
+    some = pinged.device._rings
+    for seconds in (0.05, 0.05, 0.005, 0.05):
+        some.remind_later(some.ports[1], seconds)
+    assert set_to == [0.05, 0.005] and some._to_remind == [some.ports[1]]
+
+
 def test_without_a_descriptor_for_the_timer_the_guest_is_signalled(pinged, monkeypatch):
     def none_left():
         raise OSError(errno.EMFILE, "too many")
@@ -573,6 +613,53 @@ class TestWhileSomebodySleeps:
             assert begun.wait(10.0)
             assert not driver.answering
 
+    def test_not_once_it_is_served_no_more(self, pinged, driver):
+        driver.refuse(errno.ENETDOWN, "gone")
+        driver.begin_answering([pinged.device.prompt])
+        assert not driver.answering and pinged.device.prompt.c.gate == CLOSED
+        driver.stop()
+        driver.poll(NOW)  # as a loop does that has not heard of it
+
+    def test_an_exception_at_any_point_leaves_none_open(self, pinged, driver, monkeypatch):
+        prompt = pinged.device.prompt
+
+        class Interrupted:
+            def open(self):
+                prompt.open()
+                raise KeyboardInterrupt
+
+            def close(self):
+                prompt.close()
+
+        with pytest.raises(KeyboardInterrupt):
+            driver.begin_answering([Interrupted()])
+        assert prompt.c.gate == lib.PROMPTER_OPEN
+        with driver.entered():
+            assert prompt.c.gate == CLOSED
+
+    def test_a_loop_with_fewer_prompts_closes_all(self, pinged, driver):
+        prompt = pinged.device.prompt
+        driver.begin_answering([prompt])
+        driver.begin_answering([])
+        with driver.entered():
+            assert prompt.c.gate == CLOSED
+
+    def test_no_pause_after_an_answer_that_has_left_something(self, pinged):
+        pinged.device.prompt.open()
+        pinged.driver.send(request(pinged))
+        pinged.interface.responder.c.more = 1
+        begun = time.monotonic()
+        assert Sleeper([pinged.device.prompt]).sleep(pinged.device.fileno(), None, 60.0)[0] == 1
+        assert time.monotonic() - begun < 30.0
+        pinged.device.prompt.close()
+        assert pinged.bench.readable
+
+    def test_a_descriptor_that_is_none(self):
+        with pytest.raises(OSError):
+            Sleeper([]).sleep(-1, 0.0, 0.0)
+        with select.epoll() as poller:
+            assert not list(Sleeper([]).sleep(poller.fileno(), -1.0, 0.0)[1])
+
     def test_who_closes_waits_for_an_answer_under_way(self, pinged, threads):
         prompt, closed = pinged.device.prompt, []
         prompt.c.gate = BUSY
@@ -588,6 +675,9 @@ class TestWhileSomebodySleeps:
         pinged.device.prompt.c.gate = BUSY
         driver.forked()
         pinged.device.prompt.close()
+        driver.stop()
+        assert os.path.exists(pinged.bench.path) and pinged.device.fileno() >= 0, "they are the other process's"
+        pinged.device.close()
 
     @pytest.mark.parametrize("timeout, pause", [(0.0, 1.0), (None, 0.0)])
     def test_no_longer_than_it_may(self, pinged, timeout, pause):
