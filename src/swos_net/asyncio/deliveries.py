@@ -54,6 +54,7 @@ class Deliveries:
             sink.context.run(sink.deliver)
 
     def abandon(self) -> None:
-        """The loop is closed: no stack refers to a call that waited in it."""
+        """The loop is closed: nobody is told anything more, and no stack refers to a call that waited in it."""
         while self.calls:
             self.calls.pop().abandon()
+        self.waiting.clear()
