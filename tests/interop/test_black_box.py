@@ -70,6 +70,8 @@ def hosts(our_end, linux_end) -> Hosts:
 def fingerprint(text: str) -> dict[str, dict[str, str]]:
     """nmap's OS fingerprint: {probe: {field: value}}."""
     joined = "".join(line[3:] for line in text.splitlines() if line.startswith("OS:"))
+    if not joined:  # answers that came too slowly for its database are printed in another form
+        joined = "".join(re.findall(r"^[A-Z0-9]+\(.*\)$", text, re.MULTILINE))
     assert joined, text
     found = {}
     for probe, inside in re.findall(r"([A-Z0-9]+)\(([^)]*)\)", joined):
