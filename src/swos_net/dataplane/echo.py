@@ -85,13 +85,11 @@ class EchoPrompt:
         lib.prompter_close(self.c)
         self._arguments = None
 
-    def open(self) -> bool:
-        """Lets a sleep answer; False when there is nothing for it to do."""
+    def open(self) -> None:
+        """Lets a sleep answer, if there is anything that it could do."""
         arguments = self._arguments
-        if arguments is None or arguments[1].kick is None:
-            return False
-        lib.prompter_open(self.c, arguments[1].kick)
-        return True
+        if arguments is not None and arguments[1].kick is not None:
+            lib.prompter_open(self.c, arguments[1].kick)
 
     def close(self) -> None:
         """No sleep answers from now on."""
