@@ -36,15 +36,20 @@ def connected(world, port=7, address=None):
 
 @pytest.fixture
 def serving(world, threads):
-    """The loop runs in a thread until the end of the test; on the server's port 7 is an echo."""
+    """The loop runs in a thread until the end of the test; on the server's port 7 is an echo; `echoes` counts those that have begun."""
     begun, loop = threading.Event(), world.loop
+    world.echoes = threading.Semaphore(0)
     stop = None
+
+    async def counted_echo(reader, writer):
+        world.echoes.release()
+        await echo(reader, writer)
 
     async def main():
         nonlocal stop
         stop = asyncio.Event()
         with world.on_server():
-            server = await asyncio.start_server(echo, world.address, 7)
+            server = await asyncio.start_server(counted_echo, world.address, 7)
         begun.set()
         await stop.wait()
         server.close()
@@ -61,10 +66,17 @@ def serving(world, threads):
     assert not thread.is_alive()
 
 
+def echoing(serving):
+    """A blocking socket whose echo has begun: `serving` waits for its end, but not for one that it does not know yet."""
+    sock = connected(serving)
+    assert serving.echoes.acquire(timeout=PATIENCE)
+    return sock
+
+
 class TestThreadsBesideALoop:
     def test_many_at_once(self, serving, threads):
         def talk(number):
-            with connected(serving) as sock:
+            with echoing(serving) as sock:
                 for round_ in range(20):
                     message = b"%d %d;" % (number, round_) * (number + 1)
                     sock.sendall(message)
@@ -76,7 +88,7 @@ class TestThreadsBesideALoop:
 
     def test_a_lot_of_data_both_ways(self, serving, threads):
         def talk():
-            with connected(serving) as sock:
+            with echoing(serving) as sock:
                 data = bytes(range(256)) * 4000
                 sender = threading.Thread(target=sock.sendall, args=(data,))
                 sender.start()
@@ -90,7 +102,7 @@ class TestThreadsBesideALoop:
             thread.join(PATIENCE)
 
     def test_timeouts(self, serving):
-        with connected(serving) as sock:
+        with echoing(serving) as sock:
             sock.settimeout(0.05)
             started = time.monotonic()
             with pytest.raises(TimeoutError):
@@ -98,7 +110,7 @@ class TestThreadsBesideALoop:
             assert 0.05 <= time.monotonic() - started < 2
 
     def test_a_socket_that_is_closed_under_a_thread_that_waits(self, serving, threads):
-        sock = connected(serving)
+        sock = echoing(serving)
         failures = []
 
         def receive():
@@ -114,7 +126,7 @@ class TestThreadsBesideALoop:
         assert failures == [errno.EBADF]
 
     def test_two_threads_with_one_socket(self, serving, threads):
-        with connected(serving) as sock:
+        with echoing(serving) as sock:
             taken = []
             readers = [threads(lambda: taken.append(sock.recv(1))) for _ in range(4)]
             for letter in b"abcd":
@@ -125,7 +137,7 @@ class TestThreadsBesideALoop:
 
     def test_what_threads_send_goes_out_while_the_loop_sleeps(self, serving):
         """The loop sleeps without an end; neither answer nor retransmission would come if nobody woke it."""
-        with connected(serving) as sock:
+        with echoing(serving) as sock:
             for _ in range(50):
                 sock.sendall(b"x")
                 assert sock.recv(10) == b"x"
@@ -552,7 +564,7 @@ class TestForking:
 
     @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
     def test_the_child_is_refused_and_the_parent_goes_on(self, serving):
-        sock = connected(serving)
+        sock = echoing(serving)
 
         def use():
             failures = []
@@ -583,7 +595,7 @@ class TestForking:
 
 def test_descriptors_wake_for_the_stack(serving):
     """A program that polls `fileno()` in a thread of its own."""
-    with connected(serving) as sock:
+    with echoing(serving) as sock:
         poll = select.poll()
         poll.register(sock.fileno(), select.POLLIN)
         assert poll.poll(0) == []
