@@ -8,7 +8,7 @@ from cffi import FFI
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-MODULES = ("checksum", "byte_ring", "frame", "segment", "tcp_flow", "virtio_net", "guest_memory", "vring", "echo", "fd_link", "timer", "processor")
+MODULES = ("checksum", "byte_ring", "frame", "segment", "tcp_flow", "virtio_net", "guest_memory", "vring", "echo", "flow_turn", "prompter", "fd_link", "timer", "processor")
 
 NOT_DECLARATIONS = re.compile(r"^\s*#\s*(include|pragma)\b.*$", re.MULTILINE)
 VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "src/swos_net/version.py").read_text()).group(1)

@@ -1,12 +1,8 @@
 /* Pings.  Read first: echo.h. */
 #include "echo.h"
 
-#include <errno.h>
 #include <sched.h>
-#include <stdatomic.h>
 #include <string.h>
-#include <sys/epoll.h>
-#include <time.h>
 
 enum { PROTOCOL_ICMP = 1, PROTOCOL_ICMPV6 = 58 };
 
@@ -100,73 +96,4 @@ uint32_t echo_prompt(echo_responder *responder, vring *ring, frame_burst *burst,
     if (vring_settle(ring, kick))
         responder->more = 1;
     return responder->count;
-}
-
-/* Sleeping */
-
-static _Atomic uint32_t *gate(echo_prompter *prompter)
-{
-    return (_Atomic uint32_t *)(void *)&prompter->gate;
-}
-
-void prompter_open(echo_prompter *prompter, int kick)
-{
-    if (atomic_load_explicit(gate(prompter), memory_order_acquire) != PROMPTER_CLOSED)
-        return; /* another sleep has it */
-    prompter->kick = kick;
-    atomic_store_explicit(gate(prompter), PROMPTER_OPEN, memory_order_release);
-}
-
-void prompter_close(echo_prompter *prompter)
-{
-    uint32_t open = PROMPTER_OPEN;
-    if (atomic_compare_exchange_strong_explicit(gate(prompter), &open, PROMPTER_CLOSED, memory_order_acquire, memory_order_acquire))
-        return;
-    while (atomic_load_explicit(gate(prompter), memory_order_acquire) == PROMPTER_BUSY)
-        sched_yield();
-}
-
-static int prompted(echo_prompter *prompter)
-{
-    uint32_t open = PROMPTER_OPEN;
-    if (!atomic_compare_exchange_strong_explicit(gate(prompter), &open, PROMPTER_BUSY, memory_order_acquire, memory_order_relaxed))
-        return 0;
-    uint32_t answered = echo_prompt(prompter->responder, prompter->ring, prompter->burst, prompter->back, prompter->limits, prompter->kick);
-    atomic_store_explicit(gate(prompter), PROMPTER_CLOSED, memory_order_release);
-    return answered != 0;
-}
-
-static int64_t milliseconds(void)
-{
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return now.tv_sec * 1000 + now.tv_nsec / 1000000;
-}
-
-uint64_t echo_sleep(int poller, int timeout, int pause, echo_prompter **prompters, uint32_t count, woken_by *found, int *found_count)
-{
-    struct epoll_event events[WOKEN_BY_MAX];
-    int64_t begun = timeout < 0 ? 0 : milliseconds();
-    uint64_t answered = 0;
-    int ready = epoll_wait(poller, events, WOKEN_BY_MAX, timeout);
-    *found_count = ready < 0 && errno != EINTR ? -errno : 0;
-    for (uint32_t i = 0; ready > 0 && i < count && i < PROMPTERS; i++) {
-        if (!prompted(prompters[i]))
-            continue;
-        answered |= UINT64_C(1) << i;
-        if (prompters[i]->responder->more)
-            pause = 0; /* nobody has been told of what it left */
-    }
-    if (answered && timeout >= 0) {
-        int64_t left = begun + timeout - milliseconds();
-        if (left < pause)
-            pause = left < 0 ? 0 : (int)left;
-    }
-    if (answered)
-        ready = epoll_wait(poller, events, WOKEN_BY_MAX, pause);
-    if (ready > 0)
-        *found_count = ready;
-    for (int i = 0; i < ready; i++)
-        found[i] = (woken_by){events[i].data.fd, events[i].events};
-    return answered;
 }

@@ -43,39 +43,3 @@ int echo_receive(echo_responder *responder, vring *ring, frame_burst *burst, uin
  * Otherwise nothing has happened.  `burst` is for this alone.  Returns how many that were;
  * answers for which the guest has no buffer are dropped. */
 uint32_t echo_prompt(echo_responder *responder, vring *ring, frame_burst *burst, vring *back, const link_limits *limits, int kick);
-
-#define PROMPTER_CLOSED 0
-#define PROMPTER_OPEN 1 /* echo_sleep() may call it */
-#define PROMPTER_BUSY 2 /* it does */
-#define PROMPTERS 64    /* of one sleep */
-
-/* The arguments of echo_prompt(), for a sleep.  While it is not closed nobody else may touch what they point to. */
-typedef struct {
-    echo_responder *responder;
-    vring *ring;
-    frame_burst *burst;
-    vring *back;
-    const link_limits *limits;
-    int kick;
-    uint32_t gate; /* PROMPTER_*, atomic */
-} echo_prompter;
-
-/* From closed to open; to be called by one thread at a time. */
-void prompter_open(echo_prompter *prompter, int kick);
-
-/* Once this has returned, nobody calls it. */
-void prompter_close(echo_prompter *prompter);
-
-typedef struct {
-    int descriptor;
-    uint32_t events; /* EPOLL* */
-} woken_by;
-
-#define WOKEN_BY_MAX 64 /* of those that are readable; others are told of next time */
-
-/* Sleeps until `poller`, an epoll descriptor, has something to tell, a signal comes or `timeout` milliseconds have passed,
- * which are for ever when negative.  Those of the prompters that are open are called then, once, before anything else is
- * done, and closed.  When one of them has answered, it sleeps on, for `pause` milliseconds at most: who was answered may
- * wait for this very processor.  The indices of those that have, as bits; `found` are then the `*found_count` events that
- * the sleep was ended by; a negative errno there if `poller` is none. */
-uint64_t echo_sleep(int poller, int timeout, int pause, echo_prompter **prompters, uint32_t count, woken_by *found, int *found_count);

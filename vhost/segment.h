@@ -33,6 +33,8 @@ typedef struct {
     uint8_t traffic_class;
     uint16_t identification; /* of the next IPv4 packet; counts up */
     uint32_t flow_label;
+    double link_known_until; /* by the stack's clock: until then nobody has to be asked for link_destination, unless */
+    uint64_t link_known_in;  /* this is not flow_table.links any more */
 } flow_path;
 
 typedef struct {

@@ -336,9 +336,27 @@ static int expected(tcp_flow *flow, const frame_burst *burst, uint32_t index, do
     return 1;
 }
 
+/* The flow that a whole TCP segment is of, if it is lent. */
+static tcp_flow *flow_of(const flow_table *table, const frame_record *record)
+{
+    return record->verdict == FRAME_OK && record->protocol == PROTOCOL_TCP && !(record->flags & FRAME_FRAGMENT) ? find(table, record) : NULL;
+}
+
+int flow_table_acknowledged(const flow_table *table, const frame_burst *burst, double now)
+{
+    for (uint32_t i = 0; i < burst->count; i++) {
+        const tcp_flow *flow = burst->records[i].payload_length ? NULL : flow_of(table, &burst->records[i]);
+        if (!flow)
+            return 0;
+        const flow_path *path = (const flow_path *)(uintptr_t)flow->state.path;
+        if (path->link_known_until <= now || path->link_known_in != table->links)
+            return 0;
+    }
+    return burst->count != 0;
+}
+
 void flow_table_receive(flow_table *table, frame_burst *burst, double now)
 {
-    tcp_flow *touched[BURST_FRAMES];
     uint32_t count = 0;
     table->burst_number++;
     table->segments = table->left = 0;
@@ -346,9 +364,7 @@ void flow_table_receive(flow_table *table, frame_burst *burst, double now)
         frame_record *r = &burst->records[i];
         if (r->verdict == FRAME_MERGED)
             continue;
-        tcp_flow *flow = NULL;
-        if (r->verdict == FRAME_OK && r->protocol == PROTOCOL_TCP && !(r->flags & FRAME_FRAGMENT))
-            flow = find(table, r);
+        tcp_flow *flow = flow_of(table, r);
         if (!flow || flow->left_to_python == table->burst_number) {
             table->left++;
             continue;
@@ -364,10 +380,10 @@ void flow_table_receive(flow_table *table, frame_burst *burst, double now)
         /* whoever has no news yet is not on the list: a record that was taken always leaves some */
         flow->news |= FLOW_EARLIER;
         if (!before)
-            touched[count++] = flow;
+            table->touched[count++] = flow;
     }
     for (uint32_t i = 0; i < count; i++) {
-        tcp_flow *flow = touched[i];
+        tcp_flow *flow = table->touched[i];
         const flow_state *s = &flow->state;
         uint32_t news = flow->news & ~(uint32_t)FLOW_EARLIER;
         if (s->ack_now || s->snd_nxt < data_end(s))

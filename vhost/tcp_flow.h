@@ -139,12 +139,14 @@ typedef struct {
     uint32_t bucket_count;
     uint64_t seed;         /* so that nobody outside knows who shares a bucket */
     uint32_t burst_number;
+    uint64_t links;        /* counts up when a link address may have changed */
     uint64_t outgoing[BATCH_SEGMENTS]; /* tcp_flow *, for flow_table_transmit() */
     /* of the last flow_table_receive() or flow_table_transmit() */
     uint32_t segments; /* frames that were taken, a run as one; segments that were added */
     uint32_t left;     /* records of the burst that Python has to look at */
     uint32_t news_count;
     flow_news news[BURST_FRAMES];
+    tcp_flow *touched[BURST_FRAMES]; /* flow_table_receive(): whose news those are */
 } flow_table;
 
 /* The table and its buckets are the caller's memory, zeroed.  Moves the flows to other buckets, `count` of them, a power
@@ -156,6 +158,9 @@ void flow_table_remove(flow_table *table, tcp_flow *flow); /* nothing happens if
 /* SEGMENT ARRIVES for the flows of the table: takes in what is expected, marks those records FRAME_TAKEN and lists the
  * flows with news.  From the first record of a flow that is not expected on, all of its records are left. */
 void flow_table_receive(flow_table *table, frame_burst *burst, double now);
+
+/* Whether the burst holds something, and nothing but acknowledgments without text for flows whose link is known. */
+int flow_table_acknowledged(const flow_table *table, const frame_burst *burst, double now);
 
 /* Appends what the user sends; returns how many bytes there was room for. */
 uint64_t flow_send(tcp_flow *flow, const uint8_t *data, uint64_t length);

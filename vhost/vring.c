@@ -247,13 +247,22 @@ int vring_enable_kicks(vring *ring)
     return load_avail(ring) != ring->seen_avail;
 }
 
-int vring_settle(vring *ring, int kick_fd)
+int vring_drain(vring *ring, int kick_fd)
 {
     uint64_t count;
     struct iovec place = {&count, sizeof count};
-    /* V4: drained before the last look.  M10: whoever shares the descriptor may have made it one that blocks. */
-    if (!vring_available(ring) && preadv2(kick_fd, &place, 1, -1, RWF_NOWAIT) == sizeof count)
-        ring->kicks++;
+    /* M10: whoever shares the descriptor may have made it one that blocks */
+    if (preadv2(kick_fd, &place, 1, -1, RWF_NOWAIT) != sizeof count)
+        return 0;
+    ring->kicks++;
+    return 1;
+}
+
+int vring_settle(vring *ring, int kick_fd)
+{
+    /* V4: drained before the last look */
+    if (!vring_available(ring))
+        vring_drain(ring, kick_fd);
     return vring_enable_kicks(ring);
 }
 

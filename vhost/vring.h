@@ -131,6 +131,9 @@ int vring_enable_kicks(vring *ring);
 int vring_settle(vring *ring, int kick_fd);
 void vring_disable_kicks(vring *ring);
 
+/* Takes a kick from the ring's descriptor, if there is one; never blocks. */
+int vring_drain(vring *ring, int kick_fd);
+
 /* Sets the eventfd that signals the guest (-1: none).  A signal that was due
  * while there was none is made up for. */
 void vring_set_call(vring *ring, int call_fd);

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 class TcpConfig:
     """TCP limits and timers; times in seconds, sizes in bytes."""
 
-    send_buffer: int = 1 << 20
+    send_buffer: int = 1 << 22
     receive_buffer: int = 1 << 21
     # RFC 6298 2.1, 2.4, 2.5; the floor is Linux's, below the RFC's SHOULD of 1 s
     rto_initial: float = 1.0

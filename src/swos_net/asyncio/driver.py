@@ -86,8 +86,6 @@ class LoopDriver(LockedDriver):
     def flush(self, now: float) -> float | None:
         """Sends what is ready; gives the time at which the stack wants to be polled, None for never."""
         with self.lock:
-            if self.answering:
-                self.end_answering()
             if self._abandoned:
                 self.close_abandoned(now)
             if self._refusal is not None:
@@ -99,11 +97,14 @@ class LoopDriver(LockedDriver):
                 return None
             return now if self.more else self.poller.next_deadline()
 
+    def due_at(self, now: float) -> bool:
+        """Whether the stack wants to be polled now."""
+        with self.lock:
+            return self.more or self._refusal is not None or self.poller.due_at(now)
+
     def poll(self, now: float) -> None:
         """Takes what has come and does what is due at `now`; `flush` follows when the callbacks have run."""
         with self.lock:
-            if self.answering:
-                self.end_answering()
             if self._refusal is not None:
                 self._tell_loops(self._failure or OSError(*self._refusal))
                 return

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from swos_net.asyncio.driver import LoopDriver
-from swos_net.dataplane.echo import EchoPrompt, Sleeper
+from swos_net.dataplane.prompt import Prompt, Sleeper
 
 PAUSE = 0.005  # seconds between an answer that needed nobody and what is left to do about it
 
@@ -30,24 +30,31 @@ class StackSelector(selectors.DefaultSelector):
         self._polled = polled
         self._devices: dict[int, tuple[LoopDriver, Any]] = {}
         self._waiting_for_room: set[int] = set()  # devices that took no more
-        self._prompting: dict[LoopDriver, list[EchoPrompt]] = {}
+        self._prompting: dict[LoopDriver, list[Prompt]] = {}
         self._prompters: list[LoopDriver] = []  # those of the sleeper's prompts, in their order
         self._sleeper = Sleeper(())
 
-    def _wait(self, timeout: float | None) -> tuple[list[LoopDriver], list]:
+    def _wait(self, timeout: float | None, first: LoopDriver | None, limit: float | None) -> tuple[list[LoopDriver], list]:
         """Sleeps; what `_sorted_out` gives.  A device that can answer something without us does it before anything else.
 
-        Who asked is then left in peace for a moment: he may wait for this very processor.
+        Who asked is then left in peace for a moment: he may wait for this very processor.  `timeout` is the `first`
+        driver's, which may find that there is time until `limit`.
         """
         try:
+            decides = None
             for driver, prompts in self._prompting.items():
                 driver.begin_answering(prompts)
-            answered, found = self._sleeper.sleep(self.fileno(), timeout, PAUSE)
+                if driver is first:
+                    decides = next((prompt for prompt in prompts if prompt.knows_deadline), None)
+            if decides is not None:
+                self._asleep_until = None
+            told, found = self._sleeper.sleep(self.fileno(), timeout, PAUSE, decides, limit)
         finally:
+            self.asleep = False  # what they have to tell needs nobody to wake us
             for driver in self._prompting:
-                if driver.answering:
+                if driver.lock.answering:
                     with driver.lock:
-                        driver.end_answering()
+                        pass  # which ends it
         touched, others = [], []
         keys = self.get_map()
         for descriptor, event in found:
@@ -57,8 +64,8 @@ class StackSelector(selectors.DefaultSelector):
                 touched.append(self._ready(descriptor, mask))
             elif key := keys.get(descriptor):  # a file that was closed too early is told of, too
                 others.append((key, mask & key.events))
-        if answered:
-            touched += [driver for index, driver in enumerate(self._prompters) if answered >> index & 1]
+        if told:
+            touched += [driver for index, driver in enumerate(self._prompters) if told >> index & 1]
         return touched, others
 
     def _ready(self, descriptor: int, mask: int) -> LoopDriver:
@@ -98,14 +105,16 @@ class StackSelector(selectors.DefaultSelector):
         self.turns += 1
         try:
             now = self._time()
-            due = None
+            due, first, limit = None, None, timeout
             for driver in drivers:
                 wanted = driver.flush(now)
                 if driver.more and not self._has_work():
                     driver.poll(now)
                     wanted = driver.flush(now)
                 if wanted is not None and (due is None or wanted < due):
-                    due = wanted
+                    due, first, wanted = wanted, driver, due
+                if wanted is not None and (limit is None or wanted - now < limit):
+                    limit = wanted - now
             for descriptor, (_, port) in self._devices.items():
                 if port.blocked or descriptor in self._waiting_for_room:
                     self._follow_writability(descriptor, port)
@@ -115,16 +124,18 @@ class StackSelector(selectors.DefaultSelector):
                 left = max(0.0, due - now)
                 if timeout is None or left < timeout:
                     timeout = left
+                else:
+                    first = None
             self._asleep_until = None if timeout is None else now + timeout
             if self._prompting and timeout != 0:
-                touched, events = self._wait(timeout)
+                touched, events = self._wait(timeout, first, limit)
             else:
                 touched, events = self._sorted_out(super().select(timeout))
         finally:
             self.asleep = False
         now = self._time()
         for driver in drivers:
-            if driver in touched or due is not None and due <= now:
+            if driver in touched or due is not None and due <= now and driver.due_at(now):
                 driver.poll(now)
                 if not self._has_work():
                     driver.flush(now)  # answers of the stack itself: no callback has anything to add

@@ -24,7 +24,7 @@ _FIELDS = ffi.typeof("flow_state").fields
 FIELDS = tuple(name for name, _ in _FIELDS)  # in the order of `LentFlow.pack`
 _STATE = struct.Struct("=" + "".join("d" if field.type.cname == "double" else "Q" for _, field in _FIELDS))
 assert _STATE.size == ffi.sizeof("flow_state")
-_NEWS = struct.Struct("=II")
+NEWS = struct.Struct("=II")
 _TRANSMISSION = struct.Struct("=QQd")
 _POINTERS = [struct.Struct(f"={count}Q") for count in range(SEGMENTS + 1)]
 _allocate = ffi.new_allocator(should_clear_after_alloc=False)
@@ -76,7 +76,7 @@ class FlowTable:
         """(segments taken, records left to Python, (number, news) of every flow that has any)."""
         c = self.c
         lib.flow_table_receive(c, burst.c, now)
-        return c.segments, c.left, _NEWS.iter_unpack(self._news[: c.news_count * _NEWS.size])
+        return c.segments, c.left, NEWS.iter_unpack(self._news[: c.news_count * NEWS.size])
 
     def transmit(self, flows: list["LentFlow"], batch: Batch, now: float) -> tuple[int, int, Iterator[tuple[int, int]]]:
         """Adds what at most SEGMENTS flows may send now: each in turn, once, as far as there is room.
@@ -91,7 +91,7 @@ class FlowTable:
             batch.count += added
             batch.kept += flows[:done]
         count = c.news_count
-        return added, done, _NEWS.iter_unpack(self._news[: count * _NEWS.size]) if count else ()
+        return added, done, NEWS.iter_unpack(self._news[: count * NEWS.size]) if count else ()
 
 
 class LentFlow:

@@ -10,16 +10,15 @@ import contextlib
 import errno
 import os
 import select
-import threading
 import weakref
-from _thread import allocate_lock
+from _thread import RLock, allocate_lock
 from collections import deque
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
 from swos_net import clock
-from swos_net.dataplane.echo import EchoPrompt
+from swos_net.dataplane.prompt import Prompt
 from swos_net.dataplane.processor import run_promptly
 from swos_net.errors import os_error
 from swos_net.runtime.poll import Poller
@@ -118,17 +117,11 @@ class Entry:
         driver = self._driver
         if driver._refusal is not None:  # before the lock, which a fork may have left locked for ever
             driver.check_serving()
-        driver.lock.acquire()
+        driver.lock.__enter__()
         if driver._refusal is not None:
             driver.lock.release()
             driver.check_serving()
-        try:
-            if driver.answering:
-                driver.end_answering()
-            driver._depth += 1
-        except BaseException:
-            driver.lock.release()
-            raise
+        driver._depth += 1
         return driver.clock()
 
     def __exit__(self, *exception: object) -> None:
@@ -168,6 +161,31 @@ class Waiter:
         return self._gate.acquire(True, timeout)
 
 
+class StackLock(RLock):
+    """Whoever holds it, by a `with` statement, has the stack and its devices for himself: those that do something in
+    somebody's sleep have stopped."""
+
+    __slots__ = ("answering",)
+
+    def __init__(self) -> None:
+        self.answering: list[Prompt] = []  # what answers for the stack while somebody sleeps
+
+    def __enter__(self) -> bool:
+        self.acquire()
+        if self.answering:
+            try:
+                self.end_answering()
+            except BaseException:
+                self.release()
+                raise
+        return True
+
+    def end_answering(self) -> None:
+        for prompt in self.answering:
+            prompt.close()
+        self.answering.clear()
+
+
 class LockedDriver(Driver):
     """Serves the devices of one stack, which belongs to whoever holds `lock`.
 
@@ -180,9 +198,7 @@ class LockedDriver(Driver):
         super().__init__(poller.stack)
         self.poller = poller
         self.clock = time
-        self.lock = threading.RLock()
-        # what answers for the stack while somebody sleeps: ended by `entered()`, and by who serves the devices otherwise
-        self.answering: list[EchoPrompt] = []
+        self.lock = StackLock()
         self._depth = 0  # of `entered()`
         self._entry = Entry(self)
         self._waiters: dict[Waiter, Any] = {}  # what each waits for
@@ -191,22 +207,17 @@ class LockedDriver(Driver):
     def entered(self) -> Entry:
         return self._entry
 
-    def begin_answering(self, prompts: Iterable[EchoPrompt]) -> None:
+    def begin_answering(self, prompts: Iterable[Prompt]) -> None:
         """Lets devices answer what they can by themselves, for who is about to sleep; not while the stack is in use."""
         if self.lock.acquire(False):
             try:
+                answering = self.lock.answering
                 for prompt in prompts if self._refusal is None else ():
-                    if prompt not in self.answering:
-                        self.answering.append(prompt)  # first of all, so that it is closed whatever happens
-                    prompt.open()
+                    if prompt not in answering:
+                        answering.append(prompt)  # first of all, so that it is closed whatever happens
+                    prompt.open(self.clock is clock.monotonic)
             finally:
                 self.lock.release()
-
-    def end_answering(self) -> None:
-        """They have, and do no more.  With the lock held."""
-        for prompt in self.answering:
-            prompt.close()
-        self.answering.clear()
 
     @abc.abstractmethod
     def _leave(self) -> None:
@@ -252,11 +263,10 @@ class LockedDriver(Driver):
     def forked(self) -> None:
         super().forked()
         # its owner, if any, is a thread that this process does not have
-        self.lock = threading.RLock()
+        self.lock = StackLock()
         for port in self.poller.ports:
             if hasattr(port.device, "prompt"):
                 port.device.prompt.forget()  # nobody sleeps here
-        self.answering.clear()
         self._depth = 0
         self._waiters.clear()
 
@@ -270,7 +280,7 @@ class LockedDriver(Driver):
             os.eventfd_read(self._bell)
 
     def _close(self) -> None:
-        self.end_answering()
+        self.lock.end_answering()
         for port in self.poller.ports:
             port.device.close()
         bell, self._bell = self._bell, -1

@@ -6,9 +6,11 @@ halves, `take` and `flush`.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 from swos_net.dataplane.batch import Batch
 from swos_net.dataplane.burst import Burst
+from swos_net.dataplane.flow_turn import FlowTurn, Plans
 from swos_net.stack.interface import Interface
 from swos_net.stack.stack import Stack
 
@@ -19,7 +21,7 @@ LOOPBACK_TURNS = 64
 class Port:
     """One device on one interface, and the batch that is under way between them."""
 
-    __slots__ = ("batch", "blocked", "burst", "device", "held", "interface")
+    __slots__ = ("batch", "blocked", "burst", "device", "held", "interface", "turn")
 
     def __init__(self, device, interface: Interface):
         self.device = device
@@ -28,6 +30,7 @@ class Port:
         self.batch = Batch()
         self.blocked = False
         self.held = False  # the burst has not been given back to the device
+        self.turn: FlowTurn | None = None  # where devices make turns of their own
 
 
 class Poller:
@@ -44,9 +47,13 @@ class Poller:
     def attach(self, device, now: float, name: str = "") -> Interface:
         """Makes an interface for a device; its addresses are added to the stack afterwards."""
         interface = self.stack.add_interface(device.link, now, name)
-        self.ports.append(Port(device, interface))
+        port = Port(device, interface)
+        self.ports.append(port)
         if hasattr(device, "answer_echo"):
             device.answer_echo(interface.make_responder())
+        if hasattr(device, "make_turns"):
+            port.turn = FlowTurn(self.stack.lending.table, port.burst, port.batch, partial(self._plans, port), partial(self._turned, port))
+            device.make_turns(port.turn)
         return interface
 
     def poll(self, now: float) -> bool:
@@ -69,8 +76,7 @@ class Poller:
                 if self._receive(port, now):
                     more = True
             stack = self.stack
-            deadline = stack.deadlines.next_deadline()
-            if deadline is not None and deadline <= now:
+            if stack.deadlines.due_at(now):
                 stack.handle_timeout(now)
             loopback = stack.loopback
             if loopback.has_output:
@@ -112,6 +118,10 @@ class Poller:
             return 0.0
         return self.stack.deadlines.next_deadline()
 
+    def due_at(self, now: float) -> bool:
+        """Whether `poll` should be called now; unlike `next_deadline` it knows what has moved later meanwhile."""
+        return self._unsent or self.stack.loopback.has_output or self.stack.deadlines.due_at(now)
+
     def _loop(self, now: float) -> None:
         """What the host says to itself, the answers, and the answers to these: a bounded number of times."""
         loopback = self.stack.loopback
@@ -120,12 +130,30 @@ class Poller:
             if not loopback.has_output:
                 return
 
+    def _plans(self, port: Port) -> Plans:
+        owner, following = self.stack.deadlines.first_two()
+        return port.interface.has_output, getattr(owner, "lent", None), following
+
+    def _turned(self, port: Port) -> None:
+        """The device has made turns of its own."""
+        batch, stack = port.batch, self.stack
+        batch.count = batch.c.count
+        if batch.count:
+            batch.kept += stack.lending.flows  # it may name any of them
+        else:
+            batch.kept.clear()
+            port.blocked = False
+        stack.input.count_turn(port.interface, port.turn)
+        stack.lending.tell(port.turn.news())
+
     def _receive(self, port: Port, now: float) -> bool:
         device, burst, interface = port.device, port.burst, port.interface
         if port.held:
             port.held = False
             device.release(burst)
-        burst.clear()
+        taken_in = port.turn is not None and port.turn.left > 0
+        if not taken_in:
+            burst.clear()
         received = device.receive(burst)
         responder = interface.responder
         if responder is not None and (responder.c.answered or responder.c.unseen):
@@ -137,7 +165,7 @@ class Poller:
             return False
         more = burst.more
         port.held = True
-        self.stack.input.receive_burst(interface, burst, now)
+        self.stack.input.receive_burst(interface, burst, now, taken_in)
         return more
 
     def _send(self, now: float) -> None:

@@ -7,6 +7,7 @@ is until it comes up, and is then compared with what its owner says by now.
 import heapq
 from collections.abc import Iterator
 from itertools import count
+from math import inf
 from typing import Any
 
 
@@ -54,18 +55,33 @@ class Deadlines:
             heapq.heappop(heap)  # replaced by an earlier entry of the same owner
         return heap[0][0] if heap else None
 
-    def due(self, now: float) -> Iterator[Any]:
-        """Owners whose deadline has really come; each is off the heap and must be scheduled again."""
+    def due_at(self, now: float) -> bool:
+        """Whether a deadline has really come; entries that have moved later go to their places."""
         while self._heap and self._heap[0][0] <= now:
-            deadline, _, owner = heapq.heappop(self._heap)
+            deadline, _, owner = self._heap[0]
             if owner.scheduled != deadline:
+                heapq.heappop(self._heap)
                 continue
+            actual = owner.next_deadline()
+            if actual is not None and actual <= now:
+                return True
+            heapq.heappop(self._heap)
             owner.scheduled = None
             self._live -= 1
-            actual = owner.next_deadline()
-            if actual is None:
-                continue
-            if actual > now:
-                self.schedule(owner)
-            else:
-                yield owner
+            self.schedule(owner)
+        return False
+
+    def first_two(self) -> tuple[Any, float]:
+        """(the owner of the next deadline, or None; a time before which no other comes)."""
+        if self.next_deadline() is None:
+            return None, inf
+        heap = self._heap
+        return heap[0][2], min((entry[0] for entry in heap[1:3]), default=inf)
+
+    def due(self, now: float) -> Iterator[Any]:
+        """Owners whose deadline has really come; each is off the heap and must be scheduled again."""
+        while self.due_at(now):
+            owner = heapq.heappop(self._heap)[2]
+            owner.scheduled = None
+            self._live -= 1
+            yield owner

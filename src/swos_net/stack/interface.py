@@ -272,6 +272,7 @@ class Interface:
 
     def pump(self, now: float) -> None:
         """Moves what the neighbour machines have to say into frames, and acts on their events."""
+        self.stack.lending.links_may_change()
         if self.mld is not None:
             self._queue_memberships(now)
         for destination, payload in self.arp.packets_to_send(now):

@@ -6,6 +6,7 @@ by the flow's 36 bytes.  Everything else is sorted out step by step below it.
 
 from swos_net.address import is_ipv4, is_loopback, is_unspecified
 from swos_net.dataplane.burst import Burst, BytesPayload, DropReason, FrameFlag, FramePayload
+from swos_net.dataplane.flow_turn import FlowTurn
 from swos_net.ip.reassembly import Reassembler
 from swos_net.link import Medium
 from swos_net.stack.interface import BROADCAST, UNICAST
@@ -43,19 +44,19 @@ class IpInput:
         self.scheduled: float | None = None
         self._datagram_burst = Burst(arena=False)
 
-    def receive_burst(self, interface, burst: Burst, now: float) -> None:
-        """Every frame of the burst; nothing of it is used after the call."""
+    def receive_burst(self, interface, burst: Burst, now: float, taken_in: bool = False) -> None:
+        """Every frame of the burst; nothing of it is used after the call.  `taken_in`: lent flows have had theirs."""
         flows = self.stack.tcp.flows
         counters = interface.counters
         counters["InFrames"] += burst.c.count
         counters["InOctets"] += burst.c.bytes
         counters["InBursts"] += 1
         pointer = burst.c
-        if pointer.count > 1:
+        if pointer.count > 1 and not taken_in:
             burst.merge_runs()
         tcp_segments, left = 0, pointer.count
         lending = self.stack.lending
-        if lending.count:
+        if lending.count and not taken_in:
             tcp_segments, left = lending.receive(burst, now)
             if tcp_segments and self.stack.trimmer.resting:
                 self.stack.trimmer.wake(now)
@@ -136,6 +137,23 @@ class IpInput:
         counters["InBursts"] += unseen
         counters["InFrames"] += frames_in
         counters["InOctets"] += octets_in
+
+    def count_turn(self, interface, turn: FlowTurn) -> None:
+        """What the data plane has taken in and sent by itself."""
+        (bursts_received, frames_received, bytes_received, segments_received, segments_added, bursts_sent, frames_sent,
+         bytes_sent) = turn.counts()  # fmt: skip
+        counters = interface.counters
+        counters["InBursts"] += bursts_received
+        counters["InFrames"] += frames_received
+        counters["InOctets"] += bytes_received
+        counters["OutBursts"] += bursts_sent
+        counters["OutFrames"] += frames_sent
+        counters["OutOctets"] += bytes_sent
+        stack = self.stack
+        stack.counters["TcpInSegs"] += segments_received
+        stack.counters["TcpOutSegs"] += segments_added
+        if stack.trimmer.resting:
+            stack.trimmer.wake(turn.made_at)
 
     def _for_us(self, interface, burst: Burst, index: int, flags: int) -> bool:
         """Whether the link delivered this frame to us and not to somebody else on it."""

@@ -5,6 +5,7 @@ soon as anybody looks at it.
 """
 
 import hashlib
+from collections.abc import Iterable
 
 from swos_net.dataplane import tcp_flow
 from swos_net.dataplane.batch import Batch
@@ -13,6 +14,7 @@ from swos_net.dataplane.tcp_flow import FlowTable, LentFlow
 from swos_net.stack.endpoint import Ready
 from swos_net.tcp import lending
 
+LINK_KNOWN = 1.0  # seconds that a turn of the data plane takes a next hop's link address for granted
 _READY = Ready.READABLE | Ready.WRITABLE
 assert _READY == tcp_flow.READABLE | tcp_flow.WRITABLE
 _OUTPUT, _EARLIER, _NOT_MINE = tcp_flow.OUTPUT, tcp_flow.EARLIER, tcp_flow.NOT_MINE
@@ -21,17 +23,31 @@ _OUTPUT, _EARLIER, _NOT_MINE = tcp_flow.OUTPUT, tcp_flow.EARLIER, tcp_flow.NOT_M
 class Lending:
     """The lent connections of one stack."""
 
-    __slots__ = ("_borrowers", "_free", "_table")
+    __slots__ = ("_borrowers", "_free", "_links", "_table")
 
     def __init__(self, secret: bytes):
         """`secret`: 16 bytes that nobody outside knows."""
         self._table = FlowTable(int.from_bytes(hashlib.blake2b(secret, digest_size=8, person=b"flow table").digest(), "big"))
+        self._links = 0
         self._borrowers: list = []  # endpoints by the numbers that the data plane calls them
         self._free: list[int] = []
 
     @property
     def count(self) -> int:
         return len(self._table)
+
+    @property
+    def table(self) -> FlowTable:
+        return self._table
+
+    @property
+    def flows(self) -> list[LentFlow]:
+        return [endpoint.lent for endpoint in self._borrowers if endpoint is not None]
+
+    def links_may_change(self) -> None:
+        """A neighbour has said something: turns of the data plane do not rely on what was known."""
+        self._links += 1
+        self._table.c.links = self._links
 
     def lend(self, endpoint) -> None:
         """Hands the endpoint's connection to the data plane if it may be.
@@ -63,6 +79,11 @@ class Lending:
     def receive(self, burst: Burst, now: float) -> tuple[int, int]:
         """Takes in what it can of a burst, and says what came of it; (segments taken, records left)."""
         segments, left, news = self._table.receive(burst, now)
+        self.tell(news)
+        return segments, left
+
+    def tell(self, news: Iterable[tuple[int, int]]) -> None:
+        """What the data plane says of flows, by their numbers."""
         borrowers = self._borrowers
         # a watcher may have another connection taken back, which then is no longer under its number
         for endpoint, what in [(borrowers[number], what) for number, what in news]:
@@ -72,7 +93,6 @@ class Lending:
                 endpoint.want_output()
             elif what & _EARLIER:
                 endpoint.stack.deadlines.schedule(endpoint)
-        return segments, left
 
     def transmit(self, interface, count: int, batch: Batch, now: float) -> int:
         """Adds what those at the front of the interface's `output_ready` may send, up to the first that is not lent, of
@@ -92,6 +112,8 @@ class Lending:
                 if link_address is None:
                     break
                 flow.path.set_link(interface.link.address, link_address)
+            flow.path.c.link_known_until = now + LINK_KNOWN
+            flow.path.c.link_known_in = self._links
             flows.append(flow)
         if not flows:
             return 0

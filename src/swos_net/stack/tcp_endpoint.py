@@ -32,6 +32,8 @@ _READY_OF_EVENT = {
 _ONLY_READABLE = [Event.READABLE]
 LEND_AFTER = 8  # turns of output, or of a loan's segments, that show a connection to be worth lending
 LEND_AFTER_MAX = 256  # when loans have been short
+LONG_LOAN = 128  # segments
+LEND_AGAIN_AFTER = 2  # turns, once a loan has been long
 
 
 class TcpEndpoint(Endpoint):
@@ -75,11 +77,9 @@ class TcpEndpoint(Endpoint):
     def _take_back(self) -> None:
         lent, connection = self.lent, self._connection
         self.stack.lending.take_back(self)
-        if connection.tcb.segments_in - lent.segments_before >= LEND_AFTER:
-            self._lend_after = LEND_AFTER
-        else:
-            self._lend_after = min(2 * self._lend_after, LEND_AFTER_MAX)
-        self._turns = self._lend_after
+        taken_in = connection.tcb.segments_in - lent.segments_before
+        self._lend_after = LEND_AFTER if taken_in >= LEND_AFTER else min(2 * self._lend_after, LEND_AFTER_MAX)
+        self._turns = LEND_AGAIN_AFTER if taken_in >= LONG_LOAN else self._lend_after
 
     def ready(self) -> int:
         lent = self.lent

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import threading
 
 import pytest
 
@@ -162,31 +161,6 @@ def world():
     made = World()
     yield made
     made.stop()
-
-
-@pytest.fixture
-def threads():
-    """`threads(function, *arguments)` starts one; the end of the test waits for all, and raises what one of them raised."""
-    started, failures = [], []
-
-    def start(function, *arguments):
-        def work():
-            try:
-                function(*arguments)
-            except BaseException as error:
-                failures.append(error)
-
-        thread = threading.Thread(target=work)
-        started.append(thread)
-        thread.start()
-        return thread
-
-    yield start
-    for thread in started:
-        thread.join(PATIENCE)
-        assert not thread.is_alive()
-    if failures:
-        raise failures[0]
 
 
 @pytest.fixture

@@ -42,6 +42,9 @@ class FakeDriver:
     def poll(self, now):
         self.notes.append((self.name, "poll", now))
 
+    def due_at(self, now):
+        return self.due is not None and self.due <= now
+
 
 class World:
     def __init__(self):

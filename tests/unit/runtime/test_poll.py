@@ -61,7 +61,7 @@ def test_a_burst_is_given_back_when_it_has_been_read_and_answered_whoever_sends_
     port = poller.ports[0]
     during = []
 
-    def receive_burst(interface, burst, now):
+    def receive_burst(interface, burst, now, taken_in):
         poller.flush(now)
         during.append(device.released)
 
@@ -73,7 +73,7 @@ def test_a_burst_is_given_back_when_it_has_been_read_and_answered_whoever_sends_
     assert device.released == 1 and not port.held
     device._queue.append((bytes(60), 0, 0, 0))
 
-    def fail(interface, burst, now):
+    def fail(interface, burst, now, taken_in):
         raise ValueError("a defect")
 
     poller.stack.input.receive_burst = fail

@@ -13,7 +13,9 @@ from dataclasses import replace
 
 from swos_net.dataplane.batch import link_limits
 from swos_net.dataplane.burst import FRAMES
-from swos_net.dataplane.echo import EchoPrompt, EchoResponder
+from swos_net.dataplane.echo import EchoResponder
+from swos_net.dataplane.flow_turn import FlowTurn
+from swos_net.dataplane.prompt import Prompt
 from swos_net.device.options import plain_ethernet
 from swos_net.device.unix_socket import Rendezvous
 from swos_net.device.vhost_user.connection import Connection, close_fds
@@ -98,7 +100,7 @@ class VhostUserDevice:
         self._transmit_port: RingPort | None = None
         self._receive_port: RingPort | None = None  # the other one of that pair
         self._responder: EchoResponder | None = None
-        self.prompt = EchoPrompt(self._left_by_prompt)
+        self._turn: FlowTurn | None = None
         self._looks_first = 0  # since other descriptors had their turn
         self._signals = 0  # of the transmit port before the last burst
         self._bytes_moved = 0  # since a transmit ring last ran empty
@@ -107,6 +109,7 @@ class VhostUserDevice:
         self._closed = False
         self._rendezvous: Rendezvous | None = None
         self._poller = select.epoll()
+        self.prompt = Prompt(self._poller.fileno(), self._left_by_prompt)
         # Readable while rings have work that no other descriptor tells of.
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._awake = False
@@ -133,6 +136,8 @@ class VhostUserDevice:
         """
         if self._held is not None:
             raise RuntimeError("release() the burst before the next receive()")
+        if self._turn is not None and self._turn.left:
+            return self._take_left(burst)
         if self._responder is not None and self._responder.c.unseen and self._receive_port is not None:
             self._receive_port.vring.remind()  # what the prompt has given back, some time ago
             self._receive_port.foreseen = True  # it has drained the kick
@@ -140,6 +145,15 @@ class VhostUserDevice:
             return count
         self.handle_ready()
         return self._take_frames(burst)
+
+    def _take_left(self, burst) -> int:
+        """What a turn has taken and not all of which was for it: with what comes of that it is as any other burst."""
+        self._turn.c.left = 0
+        port = self._receive_port
+        self._rings.found(port)
+        count = self._took(port, burst.c.completions, burst)
+        self._set_awake(self._rings.work_unseen)
+        return count
 
     def _look_first(self, burst) -> int:
         """Frames whose kick nobody has seen yet."""
@@ -247,6 +261,11 @@ class VhostUserDevice:
         self._responder = responder
         self._set_prompt()
 
+    def make_turns(self, turn: FlowTurn) -> None:
+        """From now on transfers go on while somebody sleeps with the prompt open."""
+        self._turn = turn
+        self.prompt.make_turns(turn)
+
     def transmit(self, batch) -> bool:
         """Sends a sealed Batch to the guest.
 
@@ -268,7 +287,7 @@ class VhostUserDevice:
 
     def handle_ready(self) -> None:
         """Everything receive() does except taking frames: messages first, then kicks.  Not while a burst is out."""
-        if self._held is not None:
+        if self._held is not None or self._turn is not None and self._turn.left:
             return
         self._looks_first = 0
         ready = dict(self._poller.poll(0))
@@ -326,6 +345,8 @@ class VhostUserDevice:
         if self._connection is None:
             return
         self.prompt.stop()
+        if self._turn is not None:
+            self._turn.c.left = 0
         self._rings.close()
         self._poller.unregister(self._connection)
         self._connection.close()
@@ -411,7 +432,7 @@ class VhostUserDevice:
     def _set_prompt(self) -> None:
         port, back = self._receive_port, self._transmit_port
         if port is not None and port.enabled and self._responder is not None:
-            self.prompt.use(self._responder, port, back.vring, self._limits)
+            self.prompt.use(self._responder, port, back, self._limits)
         else:
             self.prompt.stop()
 

@@ -15,7 +15,8 @@ import pytest
 from swos_net.address import parse_address
 from swos_net._dataplane import lib
 from swos_net.asyncio import LoopDriver, new_event_loop
-from swos_net.dataplane.echo import EchoResponder, Sleeper
+from swos_net.dataplane.echo import EchoResponder
+from swos_net.dataplane.prompt import Sleeper
 from swos_net.device.pcap import PcapTap
 from swos_net.device.vhost_user import device, rings
 from swos_net.device.vhost_user.device import BULK_BYTES, LOOKS_FIRST, QUIET_CHAINS
@@ -95,25 +96,6 @@ class Pinged:
 @pytest.fixture
 def pinged(bench):
     return Pinged(bench)
-
-
-@pytest.fixture
-def threads():
-    """`threads(function)` starts one; `threads.wait()`, at the end at the latest, waits for all of them."""
-
-    class Threads(list):
-        def __call__(self, function):
-            self.append(threading.Thread(target=function, daemon=True))
-            self[-1].start()
-
-        def wait(self):
-            for thread in self:
-                thread.join(10.0)
-                assert not thread.is_alive()
-
-    started = Threads()
-    yield started
-    started.wait()
 
 
 def request(pinged, family=4, *, data=b"data", source=None, destination=None, mac=None, **header):
@@ -587,21 +569,21 @@ class TestWhileSomebodySleeps:
         prompt = pinged.device.prompt
         driver.begin_answering([prompt])
         pinged.driver.send(request(pinged))
-        assert driver.answering == [prompt]
+        assert driver.lock.answering == [prompt]
         assert [self.slept(pinged), self.slept(pinged)] == [1, 0] and len(pinged.answers()) == 1
         with driver.lock:
-            driver.end_answering()
-        assert driver.answering == []
+            driver.lock.end_answering()
+        assert driver.lock.answering == []
 
     @pytest.mark.parametrize("what", ["enters", "sends", "polls", "stops"])
     def test_no_longer_than_until_somebody(self, pinged, driver, what):
         driver.begin_answering([pinged.device.prompt])
         if what == "enters":
             with driver.entered():
-                assert not driver.answering
+                assert not driver.lock.answering
         else:
             {"sends": driver.flush, "polls": driver.poll, "stops": lambda now: driver.stop()}[what](NOW)
-        assert not driver.answering and not pinged.device.prompt.c.gate
+        assert not driver.lock.answering and not pinged.device.prompt.c.gate
         if what != "stops":
             pinged.driver.send(request(pinged))
             assert self.slept(pinged) == 0 and not pinged.answers()
@@ -611,12 +593,12 @@ class TestWhileSomebodySleeps:
             begun = threading.Event()
             threads(lambda: (driver.begin_answering([pinged.device.prompt]), begun.set()))
             assert begun.wait(10.0)
-            assert not driver.answering
+            assert not driver.lock.answering
 
     def test_not_once_it_is_served_no_more(self, pinged, driver):
         driver.refuse(errno.ENETDOWN, "gone")
         driver.begin_answering([pinged.device.prompt])
-        assert not driver.answering and pinged.device.prompt.c.gate == CLOSED
+        assert not driver.lock.answering and pinged.device.prompt.c.gate == CLOSED
         driver.stop()
         driver.poll(NOW)  # as a loop does that has not heard of it
 
@@ -624,7 +606,7 @@ class TestWhileSomebodySleeps:
         prompt = pinged.device.prompt
 
         class Interrupted:
-            def open(self):
+            def open(self, turns):
                 prompt.open()
                 raise KeyboardInterrupt
 

@@ -15,7 +15,8 @@ import pytest
 
 from swos_net.dataplane.batch import Batch
 from swos_net.dataplane.burst import Burst
-from swos_net.dataplane.echo import EchoResponder, Sleeper
+from swos_net.dataplane.echo import EchoResponder
+from swos_net.dataplane.prompt import Sleeper
 from swos_net.device.vhost_user.device import VhostUserDevice
 from swos_net.device.vhost_user.message import (
     FORMATS,
