@@ -7,6 +7,8 @@
 
 enum { TURNS_IN_A_ROW = 16 };
 
+static const double REMIND_AFTER = 0.05; /* seconds */
+
 static int idle(const vring *ring)
 {
     return ring->running && !ring->broken && !ring->outstanding;
@@ -69,36 +71,77 @@ static int deliver_rest(flow_turn *turn, vring *ring, vring *back, const link_li
     return turn->output_waits ? TURN_LEFT : TURN_MADE;
 }
 
+static int settle(flow_turn *turn, vring *ring)
+{
+    turn->unsettled = 0;
+    turn->look_at = INFINITY;
+    return vring_settle(ring, turn->kick);
+}
+
+void flow_turn_settle(flow_turn *turn, vring *ring)
+{
+    if (turn->unsettled && settle(turn, ring))
+        turn->more = 1;
+}
+
+void flow_turn_remind(flow_turn *turn, vring *ring)
+{
+    turn->remind_at = INFINITY;
+    vring_remind(ring);
+}
+
+/* After so many bytes; whether there is more that no kick tells of. */
+static int rest(flow_turn *turn, vring *ring, uint64_t bytes, double now)
+{
+    turn->remind_at = ring->undecided ? now + REMIND_AFTER : INFINITY;
+    turn->moved += bytes;
+    if (turn->rest_max <= 0 || turn->moved < turn->bulk_bytes)
+        return settle(turn, ring);
+    turn->rest = fmin(fmax(turn->rest * (turn->moved < turn->rest_bytes ? 1.25 : 0.8), turn->rest_min), turn->rest_max);
+    turn->moved = 0;
+    turn->look_at = now + turn->rest;
+    if (!turn->unsettled)
+        vring_disable_kicks(ring);
+    turn->unsettled = 1;
+    return 0;
+}
+
 /* One burst.  `*more` is set when there is another that perhaps no kick tells of. */
 static int make(flow_turn *turn, vring *ring, vring *back, const link_limits *limits, double now, int *more)
 {
     flow_table *table = turn->table;
     frame_burst *burst = turn->burst;
-    int rest = TURN_NONE;
+    int before_this = TURN_NONE;
     *more = 0;
-    if (turn->left || !idle(ring) || !idle(back))
+    if (turn->left || turn->news_count || !idle(ring) || !idle(back))
         return TURN_NONE;
     turn->made_at = now;
     if (turn->batch->count) {
-        rest = deliver_rest(turn, ring, back, limits);
-        if (rest != TURN_MADE || turn->batch->count)
-            return rest;
+        before_this = deliver_rest(turn, ring, back, limits);
+        if (before_this != TURN_MADE || turn->batch->count)
+            return before_this;
     }
     vring before = *ring;
     burst_clear(burst);
-    int taken = vring_receive(ring, burst, BURST_FRAMES, 0);
+    uint64_t sent = turn->bytes_sent;
+    int taken = vring_receive(ring, burst, 1, 0); /* which tells most of the time */
     if (taken < 0)
-        return rest; /* a ring that broke says so to who looks at it next */
-    if (!taken) { /* a kick for what is done already, or none */
-        if (!vring_drain(ring, turn->kick))
-            return rest;
-        *more = vring_enable_kicks(ring);
+        return before_this; /* a ring that broke says so to who looks at it next */
+    if (!taken) { /* after a rest, or a kick for what is done already, or none */
+        turn->moved = 0;
+        if (!turn->unsettled && !vring_drain(ring, turn->kick))
+            return before_this;
+        *more = settle(turn, ring);
         return TURN_MADE;
     }
-    if (!flow_table_acknowledged(table, burst, now)) {
+    if (flow_table_acknowledged(table, burst, turn->link_number, now))
+        taken = vring_receive(ring, burst, BURST_FRAMES - 1, 0);
+    if (taken < 0)
+        return before_this;
+    if (!flow_table_acknowledged(table, burst, turn->link_number, now)) {
         *ring = before; /* nothing but these fields has changed */
         burst_clear(burst);
-        return rest;
+        return before_this;
     }
     flow_table_receive(table, burst, now);
     turn->turns++;
@@ -111,10 +154,11 @@ static int make(flow_turn *turn, vring *ring, vring *back, const link_limits *li
     turn->bursts_received++;
     turn->frames_received += burst->count;
     turn->bytes_received += burst->bytes;
+    uint64_t received = burst->bytes;
     transmit(turn, now);
     int signalled = deliver(turn, back, limits);
     vring_release(ring, burst, signalled);
-    *more = vring_settle(ring, turn->kick);
+    *more = rest(turn, ring, received + turn->bytes_sent - sent, now);
     uint32_t count = 0;
     for (uint32_t i = 0; i < turn->news_count; i++)
         if (turn->news[i].news)
@@ -128,11 +172,16 @@ int flow_turn_make(flow_turn *turn, vring *ring, vring *back, const link_limits 
     int more = 1, result = TURN_NONE;
     for (int turns = 0; more && turns < TURNS_IN_A_ROW; turns++) {
         int made = make(turn, ring, back, limits, now, &more);
-        if (made == TURN_NONE)
-            return turns ? TURN_LEFT : TURN_NONE;
-        result = made;
+        if (made == TURN_NONE && turns)
+            more = 1; /* as the one before has said, and it is not for us */
+        if (made != TURN_NONE)
+            result = made;
         if (made != TURN_MADE)
             break;
     }
-    return more && result != TURN_NONE ? TURN_LEFT : result;
+    if (more && result != TURN_NONE) {
+        turn->more = 1;
+        result = TURN_LEFT;
+    }
+    return result;
 }

@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <limits.h>
+#include <poll.h>
 #include <sched.h>
 #include <stdatomic.h>
 #include <stddef.h>
@@ -12,7 +13,7 @@
 enum { ROUNDS_MAX = 256 }; /* then Python has a look at signals and at what it may be asked by others */
 
 static const int64_t MILLISECOND = 1000000;
-static const int64_t REMIND_AFTER = 50 * 1000000; /* in which a guest has to find what it has been given back quietly */
+static const int64_t NEAR = 10 * 1000000;
 static const double DEADLINE_MAX = 9e9;         /* seconds */
 
 enum { NOTHING, ANSWERED, TURNED, TOLD, LEFT };
@@ -57,6 +58,14 @@ static int used(const prompter *p)
     return made == TURN_MADE ? TURNED : made == TURN_NEWS ? TOLD : made == TURN_LEFT ? LEFT : NOTHING;
 }
 
+static int among(const struct epoll_event *events, int ready, int descriptor)
+{
+    for (int i = 0; i < ready; i++)
+        if (events[i].data.fd == descriptor)
+            return 1;
+    return 0;
+}
+
 /* Without those of a device that has been seen to; another thing that it has shows again. */
 static int without(struct epoll_event *events, int ready, int descriptor)
 {
@@ -79,25 +88,40 @@ static void end(prompter *p, uint32_t state)
     atomic_store_explicit(gate(p), state, memory_order_release);
 }
 
-static int prompted(prompter *p)
+/* Closes it, unless it may go on; `ready`: its device has something, which then is Python's. */
+static int prompted(prompter *p, int ready)
 {
     if (!begin(p))
         return NOTHING;
     int result = used(p);
-    end(p, result == TURNED ? PROMPTER_OPEN : PROMPTER_CLOSED);
+    end(p, result == TURNED || (result == NOTHING && !ready) ? PROMPTER_OPEN : PROMPTER_CLOSED);
     return result;
 }
 
-/* Whether a turn has given chains back quietly and the guest may not have seen it; with `now`, tells it. */
-static int undecided(prompter *p, int now)
+static int64_t earlier(double time, int64_t than)
+{
+    return time < DEADLINE_MAX && (int64_t)(time * 1e9) < than ? (int64_t)(time * 1e9) : than;
+}
+
+/* What a turn has left to be done at some time: a look at the ring, and a reminder of what has been given back quietly. */
+static void plan(prompter *p, int64_t *look, int64_t *remind)
 {
     if (!begin(p))
-        return 0;
-    int result = p->turn && p->ring->undecided;
-    if (result && now)
-        vring_remind(p->ring);
+        return;
+    if (p->turn) {
+        *look = earlier(p->turn->look_at, *look);
+        *remind = earlier(p->turn->remind_at, *remind);
+    }
     end(p, PROMPTER_OPEN);
-    return result;
+}
+
+static void remind_if_due(prompter *p, int64_t now)
+{
+    if (!begin(p))
+        return;
+    if (p->turn && earlier(p->turn->remind_at, INT64_MAX) <= now)
+        flow_turn_remind(p->turn, p->ring);
+    end(p, PROMPTER_OPEN);
 }
 
 /* When the one that decides about that has to be looked after; at once if somebody else does so. */
@@ -116,6 +140,19 @@ static int rounded_up(int64_t time)
     return left < INT_MAX ? (int)left : INT_MAX;
 }
 
+/* epoll_wait() until a time, to the microsecond where that is near. */
+static int wait_until(int poller, struct epoll_event *events, int64_t time, int64_t now)
+{
+    if (time == INT64_MAX)
+        return epoll_wait(poller, events, WOKEN_BY_MAX, -1);
+    if (time - now > NEAR || time <= now)
+        return epoll_wait(poller, events, WOKEN_BY_MAX, rounded_up(time - now));
+    struct pollfd waiting = {.fd = poller, .events = POLLIN};
+    struct timespec left = {.tv_sec = 0, .tv_nsec = time - now};
+    int ready = ppoll(&waiting, 1, &left, NULL);
+    return ready > 0 ? epoll_wait(poller, events, WOKEN_BY_MAX, 0) : ready;
+}
+
 uint64_t prompter_sleep(const prompter_nap *nap, prompter **prompters, uint32_t count, woken_by *found, int *found_count)
 {
     struct epoll_event events[WOKEN_BY_MAX];
@@ -123,20 +160,25 @@ uint64_t prompter_sleep(const prompter_nap *nap, prompter **prompters, uint32_t 
     int64_t limit = nap->limit < 0 ? INT64_MAX : now + nap->limit * MILLISECOND;
     int64_t until = nap->timeout < 0 ? INT64_MAX : now + nap->timeout * MILLISECOND;
     int64_t pause = nap->pause * MILLISECOND;
-    int64_t remind = INT64_MAX;
     uint64_t told = 0;
-    int answered = 0, turned = 0, news = 0, ready;
+    int answered = 0, news = 0, ready;
+    if (count > PROMPTERS)
+        count = PROMPTERS;
     for (int rounds = 0;; rounds++) {
-        for (uint32_t i = 0; i < count && i < PROMPTERS && (turned || !rounds); i++)
-            if (undecided(prompters[i], 0))
-                remind = now + REMIND_AFTER;
-        int64_t next = until < remind ? until : remind;
-        ready = epoll_wait(nap->poller, events, WOKEN_BY_MAX, next == INT64_MAX ? -1 : rounded_up(next - now));
+        int64_t look = INT64_MAX, remind = INT64_MAX, next = until;
+        for (uint32_t i = 0; i < count; i++)
+            plan(prompters[i], &look, &remind);
+        if (look < next)
+            next = look;
+        if (remind < next)
+            next = remind;
+        ready = wait_until(nap->poller, events, next, now);
         *found_count = ready < 0 && errno != EINTR ? -errno : 0;
-        turned = 0;
-        for (uint32_t i = 0; ready > 0 && i < count && i < PROMPTERS; i++) {
-            int result = prompted(prompters[i]);
-            if (result == ANSWERED || result == LEFT)
+        now = nanoseconds();
+        int looked = ready == 0 && look <= now, turned = looked;
+        for (uint32_t i = 0; (ready > 0 || turned) && i < count; i++) {
+            int result = prompted(prompters[i], looked || among(events, ready, prompters[i]->descriptor));
+            if (result == ANSWERED || result == LEFT || (result == NOTHING && looked))
                 told |= UINT64_C(1) << i;
             if (result == LEFT || (result == ANSWERED && prompters[i]->responder->more))
                 pause = 0; /* nobody has been told of what it left */
@@ -154,16 +196,13 @@ uint64_t prompter_sleep(const prompter_nap *nap, prompter **prompters, uint32_t 
             if (until > limit)
                 until = limit;
         }
-        if (remind <= now) {
-            for (uint32_t i = 0; i < count && i < PROMPTERS; i++)
-                undecided(prompters[i], 1);
-            remind = INT64_MAX;
-        }
+        for (uint32_t i = 0; remind <= now && i < count; i++)
+            remind_if_due(prompters[i], now);
         if (until <= now)
             break;
     }
     if (answered && pause && !news)
-        ready = epoll_wait(nap->poller, events, WOKEN_BY_MAX, rounded_up(until - now < pause ? until - now : pause));
+        ready = wait_until(nap->poller, events, until - now < pause ? until : now + pause, now);
     if (ready > 0)
         *found_count = ready;
     for (int i = 0; i < ready; i++)

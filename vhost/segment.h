@@ -35,6 +35,7 @@ typedef struct {
     uint32_t flow_label;
     double link_known_until; /* by the stack's clock: until then nobody has to be asked for link_destination, unless */
     uint64_t link_known_in;  /* this is not flow_table.links any more */
+    uint64_t link_number;    /* the interface that it leads through */
 } flow_path;
 
 typedef struct {

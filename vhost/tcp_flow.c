@@ -342,14 +342,14 @@ static tcp_flow *flow_of(const flow_table *table, const frame_record *record)
     return record->verdict == FRAME_OK && record->protocol == PROTOCOL_TCP && !(record->flags & FRAME_FRAGMENT) ? find(table, record) : NULL;
 }
 
-int flow_table_acknowledged(const flow_table *table, const frame_burst *burst, double now)
+int flow_table_acknowledged(const flow_table *table, const frame_burst *burst, uint64_t link_number, double now)
 {
     for (uint32_t i = 0; i < burst->count; i++) {
         const tcp_flow *flow = burst->records[i].payload_length ? NULL : flow_of(table, &burst->records[i]);
         if (!flow)
             return 0;
         const flow_path *path = (const flow_path *)(uintptr_t)flow->state.path;
-        if (path->link_known_until <= now || path->link_known_in != table->links)
+        if (path->link_known_until <= now || path->link_known_in != table->links || path->link_number != link_number)
             return 0;
     }
     return burst->count != 0;

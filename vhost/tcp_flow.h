@@ -159,8 +159,8 @@ void flow_table_remove(flow_table *table, tcp_flow *flow); /* nothing happens if
  * flows with news.  From the first record of a flow that is not expected on, all of its records are left. */
 void flow_table_receive(flow_table *table, frame_burst *burst, double now);
 
-/* Whether the burst holds something, and nothing but acknowledgments without text for flows whose link is known. */
-int flow_table_acknowledged(const flow_table *table, const frame_burst *burst, double now);
+/* Whether the burst holds something, and nothing but acknowledgments without text for flows whose link is known to be this one. */
+int flow_table_acknowledged(const flow_table *table, const frame_burst *burst, uint64_t link_number, double now);
 
 /* Appends what the user sends; returns how many bytes there was room for. */
 uint64_t flow_send(tcp_flow *flow, const uint8_t *data, uint64_t length);

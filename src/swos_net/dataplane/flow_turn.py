@@ -1,6 +1,7 @@
 """Turns of a transfer that are made while Python sleeps.  Read first: vhost/flow_turn.h."""
 
 from collections.abc import Callable, Iterator
+from math import inf
 
 from swos_net._dataplane import ffi, lib
 from swos_net.dataplane.batch import Batch
@@ -20,7 +21,7 @@ class FlowTurn:
     def __init__(self, table: FlowTable, burst: Burst, batch: Batch, plans: Callable[[], Plans], ended: Callable[[], None]):
         """`burst` and `batch` are those that the device is asked with otherwise; `plans()` is asked before a sleep;
         `ended()` is called, with nobody at work in any of them, when there have been turns."""
-        self.c = ffi.new("flow_turn *", {"table": table.c, "burst": burst.c, "batch": batch.c})
+        self.c = ffi.new("flow_turn *", {"table": table.c, "burst": burst.c, "batch": batch.c, "look_at": inf, "remind_at": inf})
         self._table, self._burst, self._batch = table, burst, batch
         self._news = memoryview(ffi.buffer(self.c.news))
         self._plans = plans
@@ -38,6 +39,16 @@ class FlowTurn:
         """Whether it can tell when somebody has to look at the stack's timers."""
         return self.c.due != ffi.NULL
 
+    def lead_through(self, link_number: int) -> None:
+        """For flows through this interface alone, which is the device's."""
+        self.c.link_number = link_number
+
+    def moderate(self, bulk_bytes: int, rest_bytes: int, rest_min: float, rest_max: float) -> None:
+        """After `bulk_bytes` the ring is left alone for a while, about as long as `rest_bytes` take; for at most `rest_max`
+        seconds, 0 for never."""
+        c = self.c
+        c.bulk_bytes, c.rest_bytes, c.rest_min, c.rest_max = bulk_bytes, rest_bytes, rest_min, rest_max
+
     @property
     def left(self) -> int:
         """Frames of the burst that have to be looked at; those that count as taken have been taken in."""
@@ -49,9 +60,17 @@ class FlowTurn:
         return self.c.made_at
 
     def news(self) -> Iterator[tuple[int, int]]:
-        """(number, WRITABLE | EARLIER | OUTPUT) of flows, once."""
-        count, self.c.news_count = self.c.news_count, 0
-        return NEWS.iter_unpack(self._news[: count * NEWS.size])
+        """(number, WRITABLE | EARLIER | OUTPUT) of flows; `told()` when they have heard it."""
+        return NEWS.iter_unpack(self._news[: self.c.news_count * NEWS.size])
+
+    def told(self) -> None:
+        self.c.news_count = 0
+
+    @property
+    def owes_signal(self) -> bool:
+        """Whether the guest may not know yet of chains that it has been given back; asks once."""
+        owes, self.c.remind_at = self.c.remind_at < inf, inf
+        return owes
 
     def counts(self) -> tuple[int, ...]:
         """Since it was last asked: (bursts, frames and bytes received, segments taken in, segments added; bursts, frames and

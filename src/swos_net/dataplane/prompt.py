@@ -63,7 +63,7 @@ class Prompt:
         arguments = self._arguments
         if arguments is not None and arguments[1].kick is not None:
             turn = self._turn
-            if turn is None or not turns:
+            if turn is None or not turns or not arguments[1].vring.c.features >> lib.VIRTIO_F_EVENT_IDX & 1:
                 lib.prompter_open(self.c, arguments[1].kick, ffi.NULL)
                 return
             turn.prepare(arguments[1].kick, arguments[2].kick)
@@ -76,8 +76,15 @@ class Prompt:
         if arguments is not None and arguments[0].c.more:
             arguments[0].c.more = 0
             self._more()
-        if self._turn is not None and self._turn.c.turns:
-            self._turn.ended()
+        turn = self._turn
+        if turn is not None:
+            if turn.c.unsettled:
+                lib.flow_turn_settle(turn.c, self.c.ring)
+            if turn.c.more:
+                turn.c.more = 0
+                self._more()
+            if turn.c.turns:
+                turn.ended()
 
     @property
     def knows_deadline(self) -> bool:
@@ -96,11 +103,12 @@ def _milliseconds(seconds: float | None) -> int:
 class Sleeper:
     """Sleeps for an event loop, and has prompts do what they can meanwhile."""
 
-    __slots__ = ("_c", "_count", "_events", "_found", "_nap", "_prompts")
+    __slots__ = ("_c", "_count", "_events", "_found", "_indices", "_nap", "_prompts")
 
     def __init__(self, prompts: Iterable[Prompt]):
         """Those beyond PROMPTERS do nothing."""
         self._prompts = list(prompts)[: lib.PROMPTERS]
+        self._indices = {prompt: index for index, prompt in enumerate(self._prompts)}
         self._c = ffi.new("prompter *[]", [prompt.c for prompt in self._prompts])
         self._found = ffi.new("woken_by[]", lib.WOKEN_BY_MAX)
         self._events = memoryview(ffi.buffer(self._found))
@@ -118,7 +126,7 @@ class Sleeper:
         """
         nap, count = self._nap, self._count
         nap.poller, nap.timeout, nap.pause = poller, _milliseconds(timeout), _milliseconds(pause)
-        nap.first, nap.limit = -1 if first is None else self._prompts.index(first), _milliseconds(limit)
+        nap.first, nap.limit = -1 if first is None else self._indices.get(first, -1), _milliseconds(limit)
         told = lib.prompter_sleep(nap, self._c, len(self._prompts), self._found, count)
         if count[0] < 0:
             raise OSError(-count[0], os.strerror(-count[0]))

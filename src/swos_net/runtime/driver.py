@@ -212,7 +212,9 @@ class LockedDriver(Driver):
         if self.lock.acquire(False):
             try:
                 answering = self.lock.answering
-                for prompt in prompts if self._refusal is None else ():
+                self.lock.end_answering()  # what another loop has begun
+                held = any(port.held for port in self.poller.ports)
+                for prompt in prompts if self._refusal is None and not held else ():
                     if prompt not in answering:
                         answering.append(prompt)  # first of all, so that it is closed whatever happens
                     prompt.open(self.clock is clock.monotonic)

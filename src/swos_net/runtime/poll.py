@@ -53,6 +53,7 @@ class Poller:
             device.answer_echo(interface.make_responder())
         if hasattr(device, "make_turns"):
             port.turn = FlowTurn(self.stack.lending.table, port.burst, port.batch, partial(self._plans, port), partial(self._turned, port))
+            port.turn.lead_through(interface.number)
             device.make_turns(port.turn)
         return interface
 
@@ -139,12 +140,14 @@ class Poller:
         batch, stack = port.batch, self.stack
         batch.count = batch.c.count
         if batch.count:
-            batch.kept += stack.lending.flows  # it may name any of them
+            batch.kept[:] = stack.lending.flows  # it may name any of them
         else:
             batch.kept.clear()
             port.blocked = False
+        # in this order an exception leaves it to be told once more
+        stack.lending.tell(list(port.turn.news()))
+        port.turn.told()
         stack.input.count_turn(port.interface, port.turn)
-        stack.lending.tell(port.turn.news())
 
     def _receive(self, port: Port, now: float) -> bool:
         device, burst, interface = port.device, port.burst, port.interface

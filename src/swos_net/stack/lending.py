@@ -114,6 +114,7 @@ class Lending:
                 flow.path.set_link(interface.link.address, link_address)
             flow.path.c.link_known_until = now + LINK_KNOWN
             flow.path.c.link_known_in = self._links
+            flow.path.c.link_number = interface.number
             flows.append(flow)
         if not flows:
             return 0

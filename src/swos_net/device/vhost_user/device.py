@@ -136,8 +136,11 @@ class VhostUserDevice:
         """
         if self._held is not None:
             raise RuntimeError("release() the burst before the next receive()")
-        if self._turn is not None and self._turn.left:
-            return self._take_left(burst)
+        if self._turn is not None:
+            if self._turn.owes_signal and self._receive_port is not None:
+                self._rings.remind_later(self._receive_port, REMIND_BULK_AFTER)
+            if self._turn.left:
+                return self._take_left(burst)
         if self._responder is not None and self._responder.c.unseen and self._receive_port is not None:
             self._receive_port.vring.remind()  # what the prompt has given back, some time ago
             self._receive_port.foreseen = True  # it has drained the kick
@@ -149,6 +152,7 @@ class VhostUserDevice:
     def _take_left(self, burst) -> int:
         """What a turn has taken and not all of which was for it: with what comes of that it is as any other burst."""
         self._turn.c.left = 0
+        self._signals = self._transmit_port.vring.c.signals
         port = self._receive_port
         self._rings.found(port)
         count = self._took(port, burst.c.completions, burst)
@@ -263,6 +267,7 @@ class VhostUserDevice:
 
     def make_turns(self, turn: FlowTurn) -> None:
         """From now on transfers go on while somebody sleeps with the prompt open."""
+        turn.moderate(BULK_BYTES, REST_BYTES, self._rest_min, self._rest_max)
         self._turn = turn
         self.prompt.make_turns(turn)
 

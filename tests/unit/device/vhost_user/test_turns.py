@@ -6,6 +6,7 @@ import select
 import sys
 import threading
 import time
+from math import inf
 
 import pytest
 
@@ -37,7 +38,7 @@ class Lab:
         self.bench = bench
         self.device = bench.device
         near, self.wire = make_pair(offloads=Offload.NONE, addresses=(GUEST_MAC, bench.device.link.address))
-        config = StackConfig(tcp=TcpConfig(**{"tail_loss_probe": False, **tcp}))
+        config = StackConfig(tcp=TcpConfig(**{"tail_loss_probe": False, "slow_start_after_idle": False, **tcp}))
         self.driver = LoopDriver.of(open_stack(bench.device, addresses=["10.0.2.2/24"], dhcp_server=False, config=config))
         small = StackConfig(tcp=TcpConfig(receive_buffer=65536))
         self.peer = LoopDriver.of(open_stack(near, addresses=["10.0.2.15/24"], config=small))
@@ -454,3 +455,126 @@ def test_a_loop_and_threads_that_look_at_the_connection_meanwhile(bench, threads
         loop.close()
         lab.close()
     assert ended.is_set()
+
+
+class TestRests:
+    """After bulk data the ring is looked at again after a while, its kicks disabled meanwhile."""
+
+    @pytest.fixture
+    def resting(self, moderated):
+        lab = Lab(moderated)
+        try:
+            lab.connect()
+            lab.turn = lab.driver.poller.ports[0].turn
+            lab.turn.moderate(1, 1 << 30, 0.02, 0.02)
+            yield lab
+        finally:
+            lab.close()
+
+    def begin(self, lab):
+        """A turn has been made, after which the ring rests, in the middle of a sleep."""
+        lab.send(bytes(60_000))
+        lab.driver.flush(time.monotonic())
+        lab.guest()
+        while lab.bench.readable and not lab.driver.stack.lending.count:
+            lab.serve()
+        lab.driver.begin_answering([lab.device.prompt])
+        lab.sleeper.sleep(lab.poller.fileno(), 0.0, 0)
+
+    def test_it_is_over_when_somebody_else_is_at_work(self, resting):
+        self.begin(resting)
+        vring = resting.device._receive_port.vring
+        assert resting.turn.c.unsettled and not vring.kicks_enabled
+        with resting.driver.lock:
+            assert vring.kicks_enabled and not resting.turn.c.unsettled and resting.turn.c.look_at == inf
+        resting.finish()
+
+    def test_what_came_meanwhile_is_not_forgotten(self, resting):
+        self.begin(resting)
+        resting.net.send(resting.bench.frame(1))
+        with resting.driver.lock:
+            pass
+        assert resting.bench.readable
+        resting.finish()
+
+    def test_at_its_end_the_ring_is_looked_at(self, resting):
+        self.begin(resting)
+        resting.sleeper.sleep(resting.poller.fileno(), 0.03, 0)
+        assert resting.device._receive_port.vring.kicks_enabled and not resting.turn.c.unsettled
+        with resting.driver.lock:
+            pass
+        resting.finish()
+
+    def test_what_is_not_for_a_turn_then_goes_to_python(self, resting):
+        self.begin(resting)
+        resting.net.send(resting.bench.frame(1))
+        told, found = resting.sleeper.sleep(resting.poller.fileno(), 60.0, 0)
+        with resting.driver.lock:
+            pass
+        assert (told or list(found)) and resting.bench.readable
+        resting.finish()
+
+
+def test_not_for_frames_from_a_guest_that_the_connection_is_not_with(lab):
+    lab.send(bytes(100_000))
+    lab.guest()
+    lab.driver.poller.ports[0].turn.lead_through(77)
+    taken = lab.device._receive_port.vring.next_avail
+    lab.sleep()
+    assert lab.device._receive_port.vring.next_avail == taken
+
+
+def test_not_without_an_event_index(bench, monkeypatch):
+    lab = Lab(bench)
+    try:
+        lab.connect()
+        monkeypatch.setattr(lab.device._receive_port.vring, "c", NoEventIndex(lab.device._receive_port.vring.c))
+        lab.device.prompt.open()
+        assert not lab.device.prompt.c.turn
+        lab.device.prompt.close()
+        monkeypatch.undo()
+    finally:
+        lab.close()
+
+
+class NoEventIndex:
+    def __init__(self, c):
+        self.features = c.features & ~mask(Feature.EVENT_IDX)
+
+
+def test_news_wait_until_they_have_been_told(lab):
+    """Another loop's sleep does not make turns over them."""
+    lab.send(bytes(100_000))
+    lab.guest()
+    lab.driver.poller.ports[0].turn.c.news_count = 1
+    lab.device.prompt.open()
+    taken = lab.device._receive_port.vring.next_avail
+    lab.sleeper.sleep(lab.poller.fileno(), 0.0, 0)
+    assert lab.device._receive_port.vring.next_avail == taken
+    lab.driver.poller.ports[0].turn.told()
+    lab.device.prompt.close()
+    lab.finish()
+
+
+def test_a_second_loop_ends_the_answers_of_the_first(lab):
+    told = []
+    lab.driver.begin_answering([lab.device.prompt])
+    lab.driver.poller.ports[0].turn.ended = lambda: told.append(1)
+    lab.driver.poller.ports[0].turn.c.turns = 1
+    lab.driver.begin_answering([lab.device.prompt])
+    assert told == [1]
+    with lab.driver.lock:
+        pass
+
+
+def test_no_turns_while_a_burst_has_not_been_given_back(lab):
+    lab.driver.poller.ports[0].held = True
+    lab.driver.begin_answering([lab.device.prompt])
+    lab.driver.poller.ports[0].held = False
+    assert not lab.driver.lock.answering
+
+
+def test_a_prompt_beyond_those_of_a_sleep_decides_nothing(lab):
+    begun = time.monotonic()
+    Sleeper([]).sleep(lab.poller.fileno(), 0.0, 0, lab.device.prompt, 60.0)
+    assert time.monotonic() - begun < 30.0
