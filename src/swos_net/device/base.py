@@ -12,7 +12,8 @@ class Device(Protocol):
 
     One that has `answer_echo(responder)`, too, answers ordinary pings inside `receive`, for the addresses that its
     interface gives the responder (see dataplane/echo.py).  The thread that serves one with a true `guest_waits` asks the
-    kernel to be run promptly; `prompt()`, if there is one, may be called by it right after a sleep, with the stack's lock.
+    kernel to be run promptly.  `prompt`, if there is one, is what it does in somebody's sleep (dataplane/prompt.py), and
+    `make_turns(turn)` is called where that is to go on with transfers, too (dataplane/flow_turn.py).
 
     `link` is replaced when the other end negotiates anew.  `link_up` is False while nobody is at the other end.
     """
