@@ -11,6 +11,7 @@ from typing import Any
 
 from swos_net.asyncio.driver import LoopDriver
 from swos_net.dataplane.prompt import Prompt, Sleeper
+from swos_net.device.base import PromptDevice
 
 PAUSE = 0.005  # seconds between an answer that needed nobody and what is left to do about it
 
@@ -93,7 +94,7 @@ class StackSelector(selectors.DefaultSelector):
         self._find_prompts()
 
     def _find_prompts(self) -> None:
-        found = [(driver, port.device.prompt) for driver, port in self._devices.values() if hasattr(port.device, "prompt")]
+        found = [(driver, port.device.prompt) for driver, port in self._devices.values() if isinstance(port.device, PromptDevice)]
         self._prompting = {driver: [prompt for owner, prompt in found if owner is driver] for driver, _ in found}
         self._prompters = [driver for driver, _ in found]
         self._sleeper = Sleeper(prompt for _, prompt in found)

@@ -1,19 +1,17 @@
 """What the runtime asks of a device: frames in bursts, with the offload metadata of each."""
 
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from swos_net.dataplane.batch import Batch
 from swos_net.dataplane.burst import Burst
+from swos_net.dataplane.echo import EchoResponder
+from swos_net.dataplane.flow_turn import FlowTurn
+from swos_net.dataplane.prompt import Prompt
 from swos_net.link import LinkFeatures
 
 
 class Device(Protocol):
     """A source and sink of frames; never blocks.
-
-    One that has `answer_echo(responder)`, too, answers ordinary pings inside `receive`, for the addresses that its
-    interface gives the responder (see dataplane/echo.py).  The thread that serves one with a true `guest_waits` asks the
-    kernel to be run promptly.  `prompt`, if there is one, is what it does in somebody's sleep (dataplane/prompt.py), and
-    `make_turns(turn)` is called where that is to go on with transfers, too (dataplane/flow_turn.py).
 
     `link` is replaced when the other end negotiates anew.  `link_up` is False while nobody is at the other end.
     """
@@ -47,3 +45,20 @@ class Device(Protocol):
 
     def close(self) -> None:
         """Gives everything back; idempotent."""
+
+
+@runtime_checkable
+class PromptDevice(Protocol):
+    """What a device has besides when it does some of the stack's work itself, for somebody who waits: a guest.
+
+    The thread that serves one asks the kernel to be run promptly.
+    """
+
+    prompt: Prompt
+    """What it does in somebody's sleep."""
+
+    def answer_echo(self, responder: EchoResponder) -> None:
+        """From now on ordinary pings to the addresses that the responder knows are answered inside `receive`."""
+
+    def make_turns(self, turn: FlowTurn) -> None:
+        """From now on transfers go on while somebody sleeps with the prompt open."""

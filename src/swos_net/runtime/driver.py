@@ -20,6 +20,7 @@ from typing import Any
 from swos_net import clock
 from swos_net.dataplane.prompt import Prompt
 from swos_net.dataplane.processor import run_promptly
+from swos_net.device.base import PromptDevice
 from swos_net.errors import os_error
 from swos_net.runtime.poll import Poller
 
@@ -254,7 +255,7 @@ class LockedDriver(Driver):
 
     def _served_from_here(self) -> None:
         """The calling thread serves the stack from now on: while it has not run, a guest waits."""
-        if any(getattr(port.device, "guest_waits", False) for port in self.poller.ports):
+        if any(isinstance(port.device, PromptDevice) for port in self.poller.ports):
             run_promptly()
 
     def _nudge_all(self) -> None:
@@ -267,7 +268,7 @@ class LockedDriver(Driver):
         # its owner, if any, is a thread that this process does not have
         self.lock = StackLock()
         for port in self.poller.ports:
-            if hasattr(port.device, "prompt"):
+            if isinstance(port.device, PromptDevice):
                 port.device.prompt.forget()  # nobody sleeps here
         self._depth = 0
         self._waiters.clear()

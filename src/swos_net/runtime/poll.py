@@ -11,6 +11,7 @@ from functools import partial
 from swos_net.dataplane.batch import Batch
 from swos_net.dataplane.burst import Burst
 from swos_net.dataplane.flow_turn import FlowTurn, Plans
+from swos_net.device.base import Device, PromptDevice
 from swos_net.stack.interface import Interface
 from swos_net.stack.stack import Stack
 
@@ -23,7 +24,7 @@ class Port:
 
     __slots__ = ("batch", "blocked", "burst", "device", "held", "interface", "turn")
 
-    def __init__(self, device, interface: Interface):
+    def __init__(self, device: Device, interface: Interface):
         self.device = device
         self.interface = interface
         self.burst = Burst()
@@ -44,14 +45,13 @@ class Poller:
         self._busy = False
         self._called = False  # `flush` was, while busy
 
-    def attach(self, device, now: float, name: str = "") -> Interface:
+    def attach(self, device: Device, now: float, name: str = "") -> Interface:
         """Makes an interface for a device; its addresses are added to the stack afterwards."""
         interface = self.stack.add_interface(device.link, now, name)
         port = Port(device, interface)
         self.ports.append(port)
-        if hasattr(device, "answer_echo"):
+        if isinstance(device, PromptDevice):
             device.answer_echo(interface.make_responder())
-        if hasattr(device, "make_turns"):
             port.turn = FlowTurn(self.stack.lending.table, port.burst, port.batch, partial(self._plans, port), partial(self._turned, port))
             port.turn.lead_through(interface.number)
             device.make_turns(port.turn)

@@ -67,7 +67,6 @@ class VhostUserDevice:
     OSError when the socket cannot be made.  Not thread-safe; nothing here blocks.
     """
 
-    guest_waits = True  # for the thread that serves it
     wants_write = False  # room shows as a kick of the receive ring
 
     def __init__(
