@@ -11,8 +11,8 @@ from swos_net.dataplane.burst import Burst
 from swos_net.dataplane.prompt import Sleeper
 from swos_net.device.vhost_user.device import REST_MAX, VhostUserDevice
 from swos_net.device.vhost_user.features import Feature, mask
-from swos_net.testing.vhost_front_end import VhostGuest
 from swos_net.runtime.open_stack import open_stack
+from swos_net.testing.vhost_front_end import VhostGuest
 from swos_net.testing.virtio_driver import GuestRam
 from swos_net.wire import ethernet, icmpv4, icmpv6, ipv4, ipv6
 

@@ -18,7 +18,6 @@ from swos_net.device.vhost_user.message import Request, VringState
 from swos_net.wire import icmpv4, icmpv6, ipv4, ipv6
 
 ALL = (1 << 64) - 1
-NOW = 1000.0
 
 
 @pytest.mark.parametrize("size", [0, 1, 56, 1400])
@@ -88,7 +87,7 @@ def test_not_while_somebody_wants_to_see_pings(pinged):
     endpoint = pinged.stack.raw.open(pinged.stack.root, parse_address("0.0.0.0"), 1)
     early, left = pinged.ask(pinged.request())
     assert not early and left
-    endpoint.close(NOW)
+    endpoint.close(pinged.now)
     (_,), left = pinged.ask(pinged.request())
     assert not left
 
@@ -98,9 +97,9 @@ def test_an_address_that_comes_and_goes(pinged):
     address = parse_address("10.0.2.77")
     for known in (False, True, False):
         if known:
-            pinged.stack.add_address(pinged.interface, address, 24, NOW)
+            pinged.stack.add_address(pinged.interface, address, 24, pinged.now)
         elif pinged.interface.has_address(address):
-            pinged.stack.remove_address(pinged.interface, address, NOW)
+            pinged.stack.remove_address(pinged.interface, address, pinged.now)
         early, _ = pinged.ask(frame)
         assert bool(early) is known
 
@@ -114,7 +113,7 @@ def test_a_capture_has_questions_and_answers(bench, tmp_path):
 
 def test_more_addresses_than_it_knows_are_pythons_business(pinged):
     for number in range(20):
-        pinged.stack.add_address(pinged.interface, parse_address(f"10.0.2.{100 + number}"), 24, NOW)
+        pinged.stack.add_address(pinged.interface, parse_address(f"10.0.2.{100 + number}"), 24, pinged.now)
     early, left = pinged.ask(pinged.request())
     assert not early and left
 
@@ -125,10 +124,10 @@ def test_without_room_python_keeps_the_answer(pinged):
     while pinged.device.transmit(pinged.bench.batch([pinged.bench.frame(1)])):
         pass
     pinged.driver.send(pinged.request())
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert queue.used_index and pinged.answers()
-    pinged.poller.poll(NOW)
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
+    pinged.poller.poll(pinged.now)
     assert [frame for frame in pinged.answers() if frame[12:14] == b"\x08\x00"]
     assert pinged.stack.counters["IcmpOutEchoReps"] - pinged.echoed == 1
 
@@ -138,20 +137,20 @@ def test_the_question_comes_back_with_the_answer_and_one_signal(pinged, monkeypa
     monkeypatch.setattr(device, "REMIND_AFTER", 0.000001)
     for _ in range(3):
         pinged.driver.send(pinged.request())
-        pinged.poller.poll(NOW)
+        pinged.poller.poll(pinged.now)
         assert pinged.answers() and pinged.driver.reap() == 1
         assert select.select([pinged.device], [], [], 1.0)[0]
-        pinged.poller.poll(NOW)
+        pinged.poller.poll(pinged.now)
         assert pinged.signals() == (1, 0)
 
 
 def test_a_guest_that_does_not_look_is_reminded(pinged, monkeypatch):
     monkeypatch.setattr(device, "REMIND_AFTER", 0.000001)
     pinged.driver.send(pinged.request())
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.answers()
     assert select.select([pinged.device], [], [], 1.0)[0]
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.signals() == (1, 1)
     assert not pinged.bench.readable
 
@@ -159,7 +158,7 @@ def test_a_guest_that_does_not_look_is_reminded(pinged, monkeypatch):
 def test_a_reminder_comes_with_the_next_frame_at_the_latest(pinged):
     for expected in (0, 1, 0):  # the guest asked to hear of one, and never looked
         pinged.driver.send(pinged.request())
-        pinged.poller.poll(NOW)
+        pinged.poller.poll(pinged.now)
         assert pinged.guest.called(1) == expected
 
 
@@ -173,7 +172,7 @@ def test_a_look_between_a_frame_and_its_kick(pinged, monkeypatch, what):
     def looked():
         if not looks:
             looks.append(1)
-            pinged.poller.poll(NOW)
+            pinged.poller.poll(pinged.now)
 
     class Interrupted(kind):
         used_flags = property(lambda self: (looked(), kind.used_flags.fget(self))[1])
@@ -186,7 +185,7 @@ def test_a_look_between_a_frame_and_its_kick(pinged, monkeypatch, what):
     assert looks
     for _ in range(20):
         if pinged.bench.readable:
-            pinged.poller.poll(NOW)
+            pinged.poller.poll(pinged.now)
     assert pinged.device.counters()["receive_frames"] - before == 6
 
 
@@ -221,34 +220,34 @@ def test_without_a_descriptor_for_the_timer_the_guest_is_signalled(pinged, monke
     monkeypatch.setattr(rings, "timer_open", none_left)
     monkeypatch.setattr(pinged.device._rings, "_remind_timer", None)
     pinged.driver.send(pinged.request())
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.answers() and pinged.signals() == (1, 1)
 
 
 @pytest.mark.parametrize("guest_features", [ALL & ~mask(Feature.EVENT_IDX)])
 def test_without_an_event_index_there_is_no_way_to_tell(pinged):
     pinged.driver.send(pinged.request())
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.answers() and pinged.signals() == (1, 1)
 
 
 def test_many_at_once_are_signalled(pinged):
     for _ in range(QUIET_CHAINS + 1):
         pinged.driver.send(pinged.request())
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert len(pinged.answers()) == QUIET_CHAINS + 1
     assert pinged.signals() == (1, 1)
 
 
 def test_frames_without_an_answer_are_signalled(pinged):
     pinged.driver.send(pinged.bench.frame(1))
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.signals() == (0, 1)
 
 
 def test_a_ring_that_stops_owes_nothing(pinged):
     pinged.driver.send(pinged.request())
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.signals() == (1, 0)
     pinged.guest.stop_ring(1)
     assert pinged.guest.called(1) == 1
@@ -259,18 +258,18 @@ def test_the_front_end_has_its_turn_among_many_questions(pinged):
     pinged.guest._turn = None
     pinged.guest.send(Request.SET_VRING_ENABLE, VringState(0, 0))
     pinged.driver.send(pinged.request())
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.device.link_up and pinged.answers()
     for _ in range(LOOKS_FIRST):
         pinged.driver.send(pinged.request())
-        pinged.poller.poll(NOW)
+        pinged.poller.poll(pinged.now)
     assert not pinged.device.link_up
 
 
 def test_a_connection_that_ends_before_the_reminder(pinged):
     pinged.driver.send(pinged.request())
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     pinged.guest.close()
     for _ in range(3):
-        pinged.poller.poll(NOW)
+        pinged.poller.poll(pinged.now)
     assert not pinged.device.link_up and not pinged.bench.readable

@@ -20,7 +20,6 @@ from swos_net.asyncio import LoopDriver, new_event_loop
 from swos_net.dataplane.echo import EchoResponder
 from swos_net.dataplane.prompt import Sleeper
 
-NOW = 1000.0
 CLOSED, BUSY = lib.PROMPTER_CLOSED, lib.PROMPTER_BUSY
 
 
@@ -34,7 +33,7 @@ def test_a_prompt_answers_and_leaves_nothing_to_do(pinged):
         assert pinged.prompted() == count
         assert len(pinged.answers()) == count == pinged.driver.reap()
         assert not pinged.bench.readable and pinged.signals() == (1, 0)
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.signals() == (0, 0)
     gone = {name: pinged.interface.counters[name] - before.get(name, 0) for name in ("InFrames", "InOctets", "OutFrames", "OutOctets")}
     assert gone == {"InFrames": 5, "InOctets": 5 * len(frame), "OutFrames": 5, "OutOctets": 5 * len(frame)}
@@ -52,7 +51,7 @@ def test_a_prompt_does_nothing_when_there_is_something_else(pinged, order):
     assert pinged.prompted() == 0
     assert not pinged.answers() and pinged.driver.reap() == 0
     assert pinged.device.counters() == counters
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert len(pinged.answers()) == len(frames) - 1
     assert pinged.driver.reap() == len(frames)
 
@@ -67,7 +66,7 @@ def test_a_prompt_with_nothing_there(pinged):
     pinged.driver.send(pinged.request())
     assert pinged.prompted() == 0, "frames are given back in order: a burst is out"
     pinged.device.release(burst)
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert len(pinged.answers()) == 1
 
 
@@ -79,7 +78,7 @@ def test_what_a_prompt_leaves_is_told_of_again(pinged):
         assert pinged.bench.readable
         answered += pinged.prompted()
     assert answered == 20 == len(pinged.answers())
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert not pinged.bench.readable
 
 
@@ -94,7 +93,7 @@ def test_a_prompt_without_room_for_the_answer(pinged):
 def test_a_guest_that_does_not_look_after_a_prompt_is_reminded(pinged):
     pinged.driver.send(pinged.request())
     assert pinged.prompted() == 1 and pinged.signals() == (1, 0)
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.signals() == (0, 1)
 
 
@@ -103,7 +102,7 @@ def test_a_ring_that_breaks_at_a_prompt(pinged):
     queue.avail_index = queue.avail_index + 1000
     assert pinged.prompted() == 0
     pinged.guest.kick(1)
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.bench.of("ring_broken") and pinged.prompted() == 0
 
 
@@ -129,13 +128,13 @@ def test_a_prompt_never_touches_a_descriptor_that_is_gone(pinged, tmp_path):
 
 def test_a_prompt_for_a_busy_ring_is_followed_by_a_reminder(pinged):
     pinged.driver.send(pinged.bench.frame(1))
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.device._rings.busy
     pinged.driver.reap()
     pinged.signals()
     pinged.driver.send(pinged.request())
     assert pinged.prompted() == 1 and pinged.signals() == (1, 0)
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.signals() == (0, 1)
 
 
@@ -145,7 +144,7 @@ def test_a_kick_descriptor_that_was_made_to_block(pinged):
     pinged.driver.kick_transmit = lambda: None
     for _ in range(2):
         pinged.driver.send(pinged.request())
-        pinged.poller.poll(NOW)
+        pinged.poller.poll(pinged.now)
     pinged.driver.send(pinged.request())
     assert pinged.prompted() == 1
     assert len(pinged.answers()) == 3
@@ -157,11 +156,11 @@ def test_a_kick_that_a_prompt_has_drained_is_not_waited_for(pinged, threads):
     os.set_blocking(port.kick, True)
     for number in (1, 2):
         pinged.driver.send(pinged.bench.frame(number))
-        pinged.poller.poll(NOW)
+        pinged.poller.poll(pinged.now)
     assert pinged.device._rings.busy and port.kicked and not port.foreseen
     pinged.driver.send(pinged.request())
     assert pinged.prompted() == 1
-    threads(lambda: pinged.poller.poll(NOW))
+    threads(lambda: pinged.poller.poll(pinged.now))
     threads.wait()
     assert not pinged.device._rings.busy
 
@@ -172,13 +171,13 @@ def test_a_broken_receive_queue_is_noticed(pinged):
     for _ in range(2):
         pinged.driver.send(pinged.request())
         pinged.prompted()
-        pinged.poller.poll(NOW)
+        pinged.poller.poll(pinged.now)
     assert pinged.bench.of("ring_broken") and not pinged.device.link_up
 
 
 def test_no_prompt_without_a_connection(pinged):
     pinged.guest.close()
-    pinged.poller.poll(NOW)
+    pinged.poller.poll(pinged.now)
     assert pinged.prompted() == 0
 
 
@@ -209,7 +208,7 @@ def test_a_loop_that_sleeps_has_the_device_answer(pinged):
     loop = new_event_loop(pinged.poller)
     try:
         asked = loop.run_until_complete(asyncio.wait_for(main(), 10.0))
-        pinged.poller.poll(NOW)
+        pinged.poller.poll(pinged.now)
     finally:
         loop.close()
     assert pinged.stack.counters["IcmpOutEchoReps"] - pinged.echoed == asked
@@ -288,7 +287,7 @@ class TestWhileSomebodySleeps:
             with driver.entered():
                 assert not driver.lock.answering
         else:
-            {"sends": driver.flush, "polls": driver.poll, "stops": lambda now: driver.stop()}[what](NOW)
+            {"sends": driver.flush, "polls": driver.poll, "stops": lambda now: driver.stop()}[what](pinged.now)
         assert not driver.lock.answering and not pinged.device.prompt.c.gate
         if what != "stops":
             pinged.driver.send(pinged.request())
@@ -306,7 +305,7 @@ class TestWhileSomebodySleeps:
         driver.begin_answering([pinged.device.prompt])
         assert not driver.lock.answering and pinged.device.prompt.c.gate == CLOSED
         driver.stop()
-        driver.poll(NOW)  # as a loop does that has not heard of it
+        driver.poll(pinged.now)  # as a loop does that has not heard of it
 
     def test_an_exception_at_any_point_leaves_none_open(self, pinged, driver, monkeypatch):
         prompt = pinged.device.prompt
@@ -372,7 +371,7 @@ class TestWhileSomebodySleeps:
         pinged.device.prompt.open()
         pinged.driver.send(pinged.request())
         assert Sleeper([pinged.device.prompt]).sleep(pinged.device.fileno(), timeout, pause)[0] == 1
-        pinged.poller.poll(NOW)
+        pinged.poller.poll(pinged.now)
         answered, found = Sleeper([]).sleep(pinged.device.fileno(), 0.0, 1.0)
         assert not answered and not list(found)
 
